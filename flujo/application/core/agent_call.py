@@ -1,0 +1,124 @@
+"""One call of an agent: its arguments, its deadline, its stream, and the charge for its answer."""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from flujo.application.core.frame import ExecutionFrame, OnChunk
+from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
+from flujo.domain.money import ZERO
+from flujo.domain.step import AgentStep
+
+
+class CutShortError(Exception):
+    """The call was in flight when a limit was passed."""
+
+
+class TimedOutError(Exception):
+    """The call took longer than the step allows."""
+
+
+async def ask(
+    call: AgentCall[Any, Any],
+    step: AgentStep[Any, Any],
+    frame: ExecutionFrame[Any],
+    data: Any,
+    feedback: str | None,
+) -> Answer:
+    """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
+    streamed: StreamedAnswer | None = None
+    try:
+        if call.stream is not None and (call.run is None or frame.on_chunk is not None):
+            streamed = StreamedAnswer()
+            chunks = call.stream(data, **_keywords(call, step, frame, feedback))
+            await _within_deadline(step, frame, _consume(chunks, streamed, frame.on_chunk))
+            answer = streamed.whole()
+        else:
+            assert call.run is not None, "an agent that does not stream runs"
+            given = call.run(data, **_keywords(call, step, frame, feedback)) if call.keywords else call.run(data)
+            if call.is_coroutine or inspect.isawaitable(given):
+                given = await _within_deadline(step, frame, given)
+            answer = read_answer(given)
+    except Exception as error:  # the agent is code of the user's
+        answer = _failed(error, streamed)
+    except asyncio.CancelledError as error:
+        answer = _cancelled(error, frame, streamed)
+    if answer.cost or answer.tokens:
+        await frame.usage.add_usage(answer.cost, answer.tokens)
+    return answer
+
+
+def _keywords(
+    call: AgentCall[Any, Any],
+    step: AgentStep[Any, Any],
+    frame: ExecutionFrame[Any],
+    feedback: str | None,
+) -> dict[str, Any]:
+    if not call.keywords:
+        return {}
+    return call.arguments(
+        {
+            "context": frame.context,
+            "resources": frame.scope.resources,
+            "feedback": feedback,
+            **step.settings,
+        }
+    )
+
+
+async def _within_deadline(
+    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], answer: Awaitable[Any]
+) -> Any:
+    """Await an answer, no longer than the step's timeout and no longer than the run's limits hold."""
+    timeout_s, control = step.config.timeout_s, frame.scope.control
+    if timeout_s is None and not control.is_limited:
+        return await answer
+    deadline = asyncio.timeout(timeout_s)
+    try:
+        async with deadline:
+            control.deadlines.add(deadline)
+            return await answer
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        if control.halt is not None:
+            raise CutShortError(control.halt.reason) from None
+        raise TimedOutError(f"timed out after {timeout_s:g} s") from None
+    finally:
+        control.deadlines.discard(deadline)
+
+
+async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None) -> None:
+    """Collect the chunks of a stream, and hand them on as they come."""
+    chunks = await stream if inspect.isawaitable(stream) else stream
+    close: Callable[[], Awaitable[object]] | None = getattr(chunks, "aclose", None)  # only generators have it
+    async with contextlib.AsyncExitStack() as stack:
+        if close is not None:
+            stack.push_async_callback(close)
+        async for chunk in chunks:
+            output = streamed.add(chunk)
+            if on_chunk is not None:
+                await on_chunk(output)
+
+
+def _failed(error: BaseException, streamed: StreamedAnswer | None) -> Answer:
+    """Return a call that failed, with what it reports to have cost all the same."""
+    reported = Answer()
+    if hasattr(error, "cost_usd") or hasattr(error, "token_counts"):
+        with contextlib.suppress(Exception):  # the error of the agent says more than a bad cost report
+            reported = read_answer(error)
+    cost, tokens = (streamed.cost, streamed.tokens) if streamed else (ZERO, 0)
+    return Answer(None, cost + reported.cost, tokens + reported.tokens, error)
+
+
+def _cancelled(
+    error: asyncio.CancelledError, frame: ExecutionFrame[Any], streamed: StreamedAnswer | None
+) -> Answer:
+    """Raise the cancellation of the run; an agent that cancels itself has failed."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        frame.scope.control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
+        raise error
+    return _failed(RuntimeError("the agent was cancelled by its own code"), streamed)

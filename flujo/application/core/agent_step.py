@@ -1,0 +1,216 @@
+"""The attempts at one agent step: call, judge, try again with feedback, and keep what came of it."""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.agent_call import CutShortError, TimedOutError, ask
+from flujo.application.core.context import update_context
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.judgement import Verdict, judge
+from flujo.application.core.outcome import describe_error
+from flujo.application.core.pausing import Question, take_answer, wait_for_person
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.agents import AgentCall, Answer
+from flujo.domain.money import ZERO, add_usd
+from flujo.domain.results import StepResult
+from flujo.domain.step import AgentStep
+from flujo.exceptions import (
+    ContextUpdateError,
+    InfiniteRedirectError,
+    MissingAgentError,
+    NonRetryableError,
+    PausedException,
+    PipelineAbortSignal,
+)
+
+_log = logging.getLogger("flujo.steps")
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What the attempts at one step came to so far."""
+
+    made: int = 0
+    cost: Decimal = ZERO
+    tokens: int = 0
+    output: Any = None
+    metadata: dict[str, Any] | None = None
+
+    def add(self, answer: Answer) -> None:
+        self.made += 1
+        if answer.cost:
+            self.cost = add_usd(self.cost, answer.cost)
+        self.tokens += answer.tokens
+        self.output = answer.output
+
+    def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:
+        return StepResult(
+            step.name,
+            self.output,
+            attempts=self.made,
+            cost=self.cost,
+            token_counts=self.tokens,
+            metadata_=self.metadata,
+            **ending,
+        )
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What the next attempt starts from: whom it asks, and what was wrong with the one before."""
+
+    call: AgentCall[Any, Any]
+    feedback: str | None = None
+    had_turns: list[Any] = field(default_factory=list[Any])
+
+
+@ExecutorCore.handles(AgentStep)
+async def _handle_agent_step(
+    core: ExecutorCore, step: AgentStep[Any, Any], frame: ExecutionFrame[Any]
+) -> StepResult:
+    """Try until an answer is accepted, at most `1 + max_retries` times."""
+    if step.call is None:
+        raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
+    if (answered := take_answer(frame)) is not None:
+        return _keep(step, frame, answered)
+    data = frame.data
+    for processor in step.processors.prompt_processors:
+        data = await processor.process(data, frame.context)
+    attempts, turn, why = _Attempts(), _Turn(step.call), None
+    for _ in range(step.config.max_retries + 1):
+        asked = data if turn.feedback is None else _with_feedback(data, turn)
+        answer = await ask(turn.call, step, frame, asked, turn.feedback)
+        attempts.add(answer)
+        if answer.failure is None:
+            if not step.is_judged or await _is_accepted(step, frame, attempts, turn):
+                return _keep(step, frame, attempts.result(step))
+            why = turn.feedback
+        else:
+            if (ended := _end_at_once(step, frame, attempts, answer.failure)) is not None:
+                return ended
+            why = _reason(answer.failure)
+        if isinstance(answer.failure, NonRetryableError):
+            break
+        if (halt := frame.scope.control.halt) is not None:
+            return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
+    await _tell_failure_handlers(step)
+    return attempts.result(step, success=False, feedback=why)
+
+
+def _reason(failure: BaseException) -> str:
+    return str(failure) if isinstance(failure, TimedOutError) else describe_error(failure)
+
+
+def _end_at_once(
+    step: AgentStep[Any, Any],
+    frame: ExecutionFrame[Any],
+    attempts: _Attempts,
+    failure: BaseException,
+) -> StepResult | None:
+    """Return the result of a step that waits, aborts the run or was cut short; `None` if it just failed."""
+    if isinstance(failure, PausedException):
+        question = Question(failure.message, attempts.made, attempts.cost, attempts.tokens)
+        return wait_for_person(frame, question)
+    if isinstance(failure, PipelineAbortSignal):
+        frame.scope.control.abort(f"{step.describe()} aborted the run: {failure}")
+        return attempts.result(step, status="aborted", feedback=str(failure))
+    if isinstance(failure, CutShortError):
+        return attempts.result(step, status="stopped", feedback=f"cut short: {failure}")
+    return None
+
+
+async def _is_accepted(
+    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn
+) -> bool:
+    """Judge the newest output; if it is refused, prepare the next turn."""
+    try:
+        verdict = await judge(step, attempts.output, turn.feedback, frame.context)
+    except PipelineAbortSignal:
+        raise
+    except Exception as error:  # processors, plugins and validators are code of the user's
+        verdict = Verdict(attempts.output, describe_error(error))
+    attempts.output = verdict.output
+    _persist(step, frame.context, verdict)
+    if verdict.feedback is None:
+        return True
+    if not step.is_strict:
+        attempts.metadata = {"failed_validations": verdict.failed}
+        return True
+    turn.feedback = verdict.feedback
+    if verdict.redirect_to is not None:
+        _redirect(step, turn, verdict.redirect_to)
+    return False
+
+
+def _redirect(step: AgentStep[Any, Any], turn: _Turn, agent: Any) -> None:
+    turn.had_turns = turn.had_turns or [step.agent]
+    if any(agent is earlier for earlier in turn.had_turns):
+        raise InfiniteRedirectError(
+            f"step {step.name!r}: a plugin redirects to {agent!r}, which already had its turn"
+        )
+    turn.had_turns.append(agent)
+    turn.call = AgentCall.of(agent, step.name)
+
+
+def _persist(step: AgentStep[Any, Any], context: BaseModel, verdict: Verdict) -> None:
+    """Append feedback and validation results to the context fields that the step names for them."""
+    if step.persist_feedback_to_context is not None and verdict.feedback is not None:
+        _append(context, step.persist_feedback_to_context, [verdict.feedback])
+    if step.persist_validation_results_to is not None and verdict.validations:
+        _append(context, step.persist_validation_results_to, verdict.validations)
+
+
+def _append(context: BaseModel, name: str, items: list[Any]) -> None:
+    update_context(context, {name: [*(getattr(context, name, None) or []), *items]})
+
+
+def _with_feedback(data: Any, turn: _Turn) -> Any:
+    """Return the input of an attempt after a refused one: the input, and what was wrong.
+
+    An agent that asks for `feedback` by keyword gets it there; otherwise it goes into a string or a dict,
+    and a value of any other type stays as its type demands.
+    """
+    if "feedback" in turn.call.keywords:
+        return data
+    if isinstance(data, str):
+        return f"{data}\n\nFeedback on the previous answer:\n{turn.feedback}"
+    if isinstance(data, dict):
+        return {**data, "feedback": turn.feedback}
+    return data
+
+
+def _keep(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], result: StepResult) -> StepResult:
+    """Merge an accepted output into the context, if the step says so."""
+    if not step.updates_context or not result.success:
+        return result
+    try:
+        update_context(frame.context, _context_changes(step, result.output))
+    except ContextUpdateError as error:
+        result.status, result.feedback = "failed", str(error)
+    return result
+
+
+def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any]:
+    if isinstance(output, Mapping):
+        return output
+    if isinstance(output, BaseModel):
+        return {name: getattr(output, name) for name in type(output).model_fields}
+    raise ContextUpdateError(
+        f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict or a model"
+    )
+
+
+async def _tell_failure_handlers(step: AgentStep[Any, Any]) -> None:
+    for handler in step.failure_handlers:
+        try:
+            outcome = handler()
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception:  # a handler is code of the user's; the step has failed already
+            _log.exception("a failure handler of step %r failed", step.name)

@@ -1,0 +1,188 @@
+"""Children that run at once, each on its own copy of the context."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.context import copy_context, merge_branches
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.outcome import blame, conclude, halted
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.models import BranchFailureStrategy, MergeStrategy
+from flujo.domain.pipeline import BaseStep
+from flujo.domain.results import StepResult
+
+MergeFunction = Callable[[Any, dict[str, Any]], object]
+
+OWNED_BY_THE_RUN = frozenset({"run_id", "initial_prompt", "hitl_history"})
+"""Context fields that the engine keeps itself, so that no branch brings them back."""
+
+_MOST_BLAMED = 3  # failed branches that the step's feedback tells of
+
+
+@dataclass(slots=True, frozen=True)
+class Branch:
+    """One child: its name, its part of the path, its step and its input."""
+
+    name: str
+    at: str
+    step: BaseStep[Any, Any]
+    data: Any
+
+
+@dataclass(slots=True, frozen=True)
+class BranchPolicy:
+    """How branches run and what comes back.
+
+    Attributes:
+        merge: How their contexts come back.
+        on_failure: What a failed branch means.
+        max_concurrency: How many run at once; `None` for all.
+        include: The context fields that branches get and may bring back; `None` for all.
+        field_mapping: The fields that the named branches may bring back.
+    """
+
+    merge: MergeStrategy | MergeFunction = MergeStrategy.NO_MERGE
+    on_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE
+    max_concurrency: int | None = None
+    include: Collection[str] | None = None
+    field_mapping: Mapping[str, Sequence[str]] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class _BranchesCheckpoint:
+    """Where branches stood: the results of the finished ones, and the contexts of those that wait."""
+
+    finished: dict[str, StepResult]
+    contexts: dict[str, BaseModel]
+
+
+@dataclass(slots=True)
+class BranchRun:
+    """Branches of one step while they run.
+
+    Attributes:
+        core: Runs them.
+        frame: The frame of the step they belong to; its governor becomes the one they share.
+        branches: In order of declaration.
+        policy: How they run and what comes back.
+        results: By branch name; a branch that was never started has none.
+        contexts: The context of each started branch.
+    """
+
+    core: ExecutorCore
+    frame: ExecutionFrame[Any]
+    branches: Sequence[Branch]
+    policy: BranchPolicy
+    results: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
+    contexts: dict[str, BaseModel] = field(default_factory=dict[str, BaseModel])
+
+    async def run(self) -> None:
+        """Run all branches to their end, at most `max_concurrency` at once."""
+        if (left := self.frame.checkpoint(_BranchesCheckpoint)) is not None:
+            self.results.update(left.finished)
+            self.contexts.update(
+                {name: copy_context(context) for name, context in left.contexts.items()}
+            )
+        todo = [branch for branch in self.branches if branch.name not in self.results]
+        self.frame.usage = self.frame.usage.for_branches()
+        limit = self.policy.max_concurrency
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if limit is None or limit >= len(todo):
+                    for branch in todo:
+                        tasks.create_task(self._run_branch(branch))
+                else:
+                    queue = iter(todo)
+                    for _ in range(limit):
+                        tasks.create_task(self._work_off(queue))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _work_off(self, queue: Iterator[Branch]) -> None:
+        for branch in queue:
+            await self._run_branch(branch)
+
+    async def _run_branch(self, branch: Branch) -> None:
+        if self.frame.scope.control.halt is not None:
+            return
+        context = self.contexts.get(branch.name)
+        if context is None:
+            context = copy_context(self.frame.context, include=self.policy.include)
+            self.contexts[branch.name] = context
+        frame = self.frame.child(branch.step, branch.data, at=branch.at, context=context)
+        result = await self.core.execute(frame)
+        result.branch_context = context
+        self.results[branch.name] = result
+
+    def conclude(self, output: Any, *, before: Sequence[StepResult] = ()) -> StepResult:
+        """Return the step's result, with the contexts of the branches merged if it completed.
+
+        Args:
+            output: The step's output, made of `results`.
+            before: Children that ran before the branches, such as a router.
+        """
+        ran = [self.results[branch.name] for branch in self.branches if branch.name in self.results]
+        self.frame.history = [*before, *ran]
+        if any(result.status == "paused" for result in ran):
+            return self._pause(ran)
+        if len(ran) < len(self.branches) or any(
+            result.status in ("stopped", "aborted") for result in ran
+        ):
+            return halted(self.frame, output)
+        failed = [result for result in ran if not result.success]
+        if failed and (
+            self.policy.on_failure is BranchFailureStrategy.PROPAGATE or len(failed) == len(ran)
+        ):
+            why = "; ".join(filter(None, map(blame, failed[:_MOST_BLAMED])))
+            more = f"; and {len(failed) - _MOST_BLAMED} more" if len(failed) > _MOST_BLAMED else ""
+            return conclude(self.frame, output, status="failed", feedback=why + more)
+        self._merge()
+        return conclude(self.frame, output)
+
+    def _pause(self, ran: Sequence[StepResult]) -> StepResult:
+        """Keep what finished and the contexts of what waits."""
+        waiting = {
+            name: self.contexts[name]
+            for name, result in self.results.items()
+            if result.status == "paused"
+        }
+        finished = {name: result for name, result in self.results.items() if name not in waiting}
+        self.frame.save(_BranchesCheckpoint(finished, waiting))
+        first = next(result for result in ran if result.status == "paused")
+        return conclude(self.frame, status="paused", feedback=first.feedback)
+
+    def _merge(self) -> None:
+        """Bring back the contexts of the branches that completed."""
+        policy = self.policy
+        if policy.merge is MergeStrategy.NO_MERGE:
+            return
+        completed = {
+            branch.name: self.results[branch.name].branch_context
+            for branch in self.branches
+            if self.results[branch.name].success
+        }
+        merge_branches(
+            self.frame.context,
+            completed,
+            self.frame.context,
+            policy.merge,
+            _allowed_fields(completed, policy),
+            OWNED_BY_THE_RUN,
+        )
+
+
+def _allowed_fields(
+    branches: Collection[str], policy: BranchPolicy
+) -> Mapping[str, Sequence[str]] | None:
+    """Return which fields each branch may bring back; `None` for all."""
+    if policy.include is None:
+        return policy.field_mapping
+    mapping = policy.field_mapping or {}
+    return {
+        name: [key for key in mapping.get(name, policy.include) if key in policy.include]
+        for name in branches
+    }

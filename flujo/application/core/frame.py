@@ -1,0 +1,166 @@
+"""Where execution stands: the frame of one step, and what all frames of a run share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from flujo.application.core.hooks import HookDispatcher
+from flujo.application.core.state_manager import CheckpointT, StateManager
+from flujo.application.core.usage_governor import UsageGovernor
+from flujo.cache.backends import ICacheBackend
+from flujo.domain.models import StepPath
+from flujo.domain.pipeline import BaseStep
+from flujo.domain.results import StepResult, Waiting
+from flujo.utils.clock import Clock
+
+ContextT = TypeVar("ContextT", bound=BaseModel)
+
+OnChunk = Callable[[Any], Awaitable[None]]
+"""Takes the chunks of a streaming step as they are produced."""
+
+
+class ContextFactory(Protocol):
+    """Makes the context of a sub-pipeline; the runner provides it."""
+
+    def __call__(self, data: Any, inherited: BaseModel | None) -> BaseModel:
+        """Return a new context for an input, with the fields of the inherited one that it knows."""
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class Halt:
+    """Why nothing more may start in a run."""
+
+    status: Literal["stopped", "aborted"]
+    reason: str
+
+    def refuse(self, step: BaseStep[Any, Any]) -> StepResult:
+        """Return the result of a step that was not started."""
+        return StepResult(step.name, status=self.status, attempts=0, feedback=f"not started: {self.reason}")
+
+
+@dataclass(slots=True)
+class RunControl:
+    """What stops or pauses a run, seen by every step of it.
+
+    Attributes:
+        halt: Why nothing more may start; `None` while the run goes on.
+        waiting: The steps that wait for a person.
+        deadlines: The deadlines of the calls in flight; a breach moves them to now.
+        in_flight: The steps whose agent was called when the run was cancelled.
+        is_limited: Whether any limit can be passed in this run.
+    """
+
+    is_limited: bool = False
+    halt: Halt | None = None
+    waiting: list[Waiting] = field(default_factory=list[Waiting])
+    deadlines: set[asyncio.Timeout] = field(default_factory=set[asyncio.Timeout])
+    in_flight: list[str] = field(default_factory=list[str])
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more start, and cut short the calls in flight: a limit was passed."""
+        if self.halt is None:
+            self.halt = Halt("stopped", reason)
+        now = asyncio.get_running_loop().time()
+        for deadline in self.deadlines:
+            if not deadline.expired():
+                deadline.reschedule(now)
+
+    def abort(self, reason: str) -> None:
+        """Let nothing more start; calls in flight run to their end."""
+        if self.halt is None:
+            self.halt = Halt("aborted", reason)
+
+
+@dataclass(slots=True, frozen=True)
+class RunScope:
+    """What a whole run shares.
+
+    Attributes:
+        run_id: The identity of the run.
+        home: The context that people's answers are kept in: the run's own, or that of a sub-pipeline behind a wall.
+        control: What stops or pauses the run.
+        journal: Where the unfinished steps stand.
+        new_context: Makes the context of a sub-pipeline.
+        clock: Tells the time.
+        resources: What the agents share; `None` if there are none.
+        hooks: Whom to tell; `None` if nobody listens.
+        cache: Where cached steps without a cache of their own keep their results.
+    """
+
+    run_id: str
+    home: BaseModel
+    control: RunControl
+    journal: StateManager
+    new_context: ContextFactory
+    clock: Clock
+    resources: Any = None
+    hooks: HookDispatcher | None = None
+    cache: ICacheBackend | None = None
+
+
+@dataclass(slots=True)
+class ExecutionFrame(Generic[ContextT]):
+    """Where execution stands: made anew for every step, and all that `ExecutorCore.execute` takes.
+
+    Attributes:
+        step: The step to run.
+        data: Its input.
+        context: The context it sees; of a branch, the branch's own copy.
+        scope: What the whole run shares.
+        usage: The innermost governor that its charges go to.
+        path: Its address in the run.
+        on_chunk: Takes its chunks if it streams; `None` if nobody wants them.
+        history: The results of its children so far; kept also if its handler fails.
+    """
+
+    step: BaseStep[Any, Any]
+    data: Any
+    context: ContextT
+    scope: RunScope
+    usage: UsageGovernor
+    path: StepPath = ()
+    on_chunk: OnChunk | None = None
+    history: list[StepResult] | None = None
+
+    def child(
+        self,
+        step: BaseStep[Any, Any],
+        data: Any,
+        *,
+        at: str,
+        context: ContextT | None = None,
+        usage: UsageGovernor | None = None,
+        on_chunk: OnChunk | None = None,
+    ) -> "ExecutionFrame[ContextT]":
+        """Return the frame of an inner step; the only way to make a frame below the top.
+
+        Args:
+            step: The inner step.
+            data: Its input.
+            at: Its part of the path, unique among the children of this frame.
+            context: A context of its own; this frame's by default.
+            usage: A governor of its own; this frame's by default.
+            on_chunk: Given on only to the child whose output is this step's output.
+        """
+        return ExecutionFrame(
+            step,
+            data,
+            self.context if context is None else context,
+            self.scope,
+            self.usage if usage is None else usage,
+            (*self.path, at),
+            on_chunk,
+        )
+
+    def checkpoint(self, kind: type[CheckpointT]) -> CheckpointT | None:
+        """Return where this step stood when its run paused, or `None` if it starts afresh."""
+        journal = self.scope.journal
+        return journal.take(self.path, kind) if journal.found else None
+
+    def save(self, checkpoint: object) -> None:
+        """Leave a checkpoint: this step returns before it is done."""
+        self.scope.journal.save(self.path, checkpoint)

@@ -1,0 +1,100 @@
+"""What a step that is made of steps came to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.frame import ExecutionFrame
+from flujo.domain.results import PipelineResult, RunStatus, StepResult, StepStatus, Waiting, total_usage
+
+
+def conclude(
+    frame: ExecutionFrame[Any],
+    output: Any = None,
+    *,
+    status: StepStatus = "completed",
+    feedback: str | None = None,
+    attempts: int = 1,
+    metadata: dict[str, Any] | None = None,
+) -> StepResult:
+    """Return the result of a frame's step, with the children it ran and the sum of what they cost."""
+    history = frame.history or []
+    cost, tokens = total_usage(history)
+    return StepResult(
+        frame.step.name,
+        output,
+        status=status,
+        attempts=attempts,
+        token_counts=tokens,
+        cost=cost,
+        feedback=feedback,
+        metadata_=metadata,
+        step_history=history,
+    )
+
+
+def end_with(
+    frame: ExecutionFrame[Any],
+    child: StepResult,
+    output: Any = None,
+    *,
+    attempts: int = 1,
+    metadata: dict[str, Any] | None = None,
+) -> StepResult:
+    """Return the result of a step that cannot go on, because this child did not complete."""
+    return conclude(
+        frame,
+        output,
+        status=child.status,
+        feedback=blame(child),
+        attempts=attempts,
+        metadata=metadata,
+    )
+
+
+def halted(
+    frame: ExecutionFrame[Any], output: Any = None, *, attempts: int = 1
+) -> StepResult:
+    """Return the result of a step that had more to do when its run was stopped."""
+    halt = frame.scope.control.halt
+    assert halt is not None, "only a stopped run leaves a step unfinished"
+    return conclude(frame, output, status=halt.status, feedback=halt.reason, attempts=attempts)
+
+
+def blame(child: StepResult) -> str | None:
+    """Return a child's feedback as its parent's: with the child's name, unless it waits for a person."""
+    if child.status == "paused":
+        return child.feedback
+    return f"step {child.name!r}: {child.feedback}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception as feedback: its type and message, and what a group of them holds."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(describe_error(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def pipeline_result(
+    run_id: str,
+    status: RunStatus,
+    output: Any,
+    history: Sequence[StepResult],
+    context: BaseModel,
+    waiting: Sequence[Waiting],
+    resume_point: object = None,
+) -> PipelineResult[Any]:
+    """Return what a pipeline came to: the sum of its steps, and an output if it completed."""
+    cost, tokens = total_usage(history)
+    return PipelineResult[Any](
+        run_id=run_id,
+        status=status,
+        output=output if status == "completed" else None,
+        step_history=list(history),
+        total_cost=cost,
+        total_tokens=tokens,
+        final_pipeline_context=context,
+        waiting=list(waiting) if status == "paused" else [],
+        resume_point=resume_point if status == "paused" else None,
+    )

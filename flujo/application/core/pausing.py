@@ -1,0 +1,78 @@
+"""Waiting for a person, and going on with the answer."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.frame import ExecutionFrame
+from flujo.domain.models import HumanInteraction
+from flujo.domain.money import ZERO
+from flujo.domain.results import StepResult, Waiting
+
+
+@dataclass(slots=True, frozen=True)
+class Question:
+    """Checkpoint of a step that waits: what it asked, and what it had spent until then."""
+
+    message: str
+    attempts: int = 1
+    cost: Decimal = ZERO
+    tokens: int = 0
+
+
+def wait_for_person(
+    frame: ExecutionFrame[Any], question: Question, input_schema: Any = None
+) -> StepResult:
+    """Let the frame's step wait, and return its result: paused, with the question as feedback."""
+    frame.save(question)
+    frame.scope.control.waiting.append(
+        Waiting(
+            path=frame.path,
+            step_name=frame.step.name,
+            message=question.message,
+            input_schema=input_schema,
+        )
+    )
+    return StepResult(
+        frame.step.name,
+        status="paused",
+        attempts=question.attempts,
+        cost=question.cost,
+        token_counts=question.tokens,
+        feedback=question.message,
+    )
+
+
+def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepResult | None:
+    """Return what became of a step that waited: completed by its answer, or waiting still.
+
+    `None` if the step did not wait when the run paused.
+    """
+    question = frame.checkpoint(Question)
+    if question is None:
+        return None
+    answers = frame.scope.journal.answers
+    if frame.path not in answers:
+        return wait_for_person(frame, question, input_schema)
+    answer = answers.pop(frame.path)
+    interaction = HumanInteraction(
+        message_to_human=question.message, human_response=answer, timestamp=frame.scope.clock.now()
+    )
+    _remember(frame.scope.home, interaction)
+    if frame.context is not frame.scope.home:
+        _remember(frame.context, interaction)
+    return StepResult(
+        frame.step.name,
+        answer,
+        attempts=question.attempts,
+        cost=question.cost,
+        token_counts=question.tokens,
+    )
+
+
+def _remember(context: BaseModel, interaction: HumanInteraction) -> None:
+    history = getattr(context, "hitl_history", None)  # a context may be any model
+    if isinstance(history, list):
+        history.append(interaction)

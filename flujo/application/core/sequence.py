@@ -1,0 +1,54 @@
+"""Steps in order, each working on the output of the one before."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.outcome import conclude, end_with, halted
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.pipeline import BaseStep, Pipeline
+from flujo.domain.results import StepResult
+
+
+@dataclass(slots=True, frozen=True)
+class SequenceCheckpoint:
+    """Where steps in order stood: the position of the unfinished one, its input, and what ran before it."""
+
+    position: int
+    data: Any
+    history: tuple[StepResult, ...]
+
+
+@ExecutorCore.handles(Pipeline)
+async def _handle_pipeline_step(
+    core: ExecutorCore, pipeline: Pipeline[Any, Any], frame: ExecutionFrame[Any]
+) -> StepResult:
+    """Run the steps; a pipeline of one step is that step."""
+    if len(pipeline.steps) == 1:
+        only = frame.child(pipeline.steps[0], frame.data, at="0", on_chunk=frame.on_chunk)
+        return await core.execute(only)
+    return await run_in_order(core, pipeline.steps, frame)
+
+
+async def run_in_order(
+    core: ExecutorCore, steps: tuple[BaseStep[Any, Any], ...], frame: ExecutionFrame[Any]
+) -> StepResult:
+    """Run steps as the children of a frame until one does not complete; the output is the last one's."""
+    last = len(steps) - 1
+    start = frame.checkpoint(SequenceCheckpoint) or SequenceCheckpoint(0, frame.data, ())
+    data = start.data
+    history = frame.history = list(start.history)
+    for position in range(start.position, len(steps)):
+        on_chunk = frame.on_chunk if position == last else None
+        result = await core.execute(
+            frame.child(steps[position], data, at=str(position), on_chunk=on_chunk)
+        )
+        history.append(result)
+        if result.status != "completed":
+            if result.status == "paused":
+                frame.save(SequenceCheckpoint(position, data, tuple(history[:-1])))
+            return end_with(frame, result)
+        data = result.output
+        if frame.scope.control.halt is not None and position < last:
+            return halted(frame, data)
+    return conclude(frame, data)

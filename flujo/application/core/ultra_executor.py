@@ -1,0 +1,257 @@
+"""The one way to run a step: `ExecutorCore.execute(frame)`.
+
+Kinds of step register their handlers, so the core knows none of them by name;
+a handler reaches other steps through `core.execute(frame.child(...))`, and there is no other recursion.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from time import perf_counter
+from typing import Any, ClassVar, TypeVar
+
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.outcome import conclude, describe_error
+from flujo.application.core.usage_governor import UsageGovernor
+from flujo.domain.models import UsageLimits
+from flujo.domain.money import ZERO, add_usd
+from flujo.domain.observers import OnPausePayload, OnStepFailurePayload, PostStepPayload, PreStepPayload
+from flujo.domain.pipeline import BaseStep, Pipeline
+from flujo.domain.results import StepResult
+from flujo.domain.step import AgentStep
+from flujo.exceptions import (
+    ConfigurationError,
+    ContextInheritanceError,
+    InfiniteRedirectError,
+    PipelineAbortSignal,
+    PipelineContextInitializationError,
+    StateError,
+)
+
+StepExecutor = Callable[["ExecutorCore", Any, ExecutionFrame[Any]], Awaitable[StepResult]]
+"""Runs one kind of step: `async def _handle_<kind>_step(core, step, frame) -> StepResult`."""
+
+ExecutorT = TypeVar("ExecutorT", bound=StepExecutor)
+
+_WORKFLOW_MISTAKES = (
+    ConfigurationError,
+    ContextInheritanceError,
+    InfiniteRedirectError,
+    PipelineContextInitializationError,
+    StateError,
+)
+"""What a run raises instead of failing a step."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Spent:
+    """Checkpoint of a step with limits: what it had spent when its run paused."""
+
+    cost: Decimal
+    tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class _FellBack:
+    """Checkpoint of a step whose fallback waits: the result of the primary, which is not run again."""
+
+    primary: StepResult
+
+
+class ExecutorCore:
+    """Runs steps; it keeps no state of its own, so one serves every run."""
+
+    _handlers: ClassVar[dict[type, StepExecutor]] = {}
+
+    @classmethod
+    def handles(cls, kind: type[BaseStep[Any, Any]]) -> Callable[[ExecutorT], ExecutorT]:
+        """Register the handler of a kind of step and of its subclasses.
+
+        Example:
+            ```python
+            from flujo import BaseStep, ExecutionFrame, ExecutorCore, StepResult
+
+            class Shout(BaseStep[str, str]):
+                pass
+
+            @ExecutorCore.handles(Shout)
+            async def _handle_shout_step(core: ExecutorCore, step: Shout, frame: ExecutionFrame) -> StepResult:
+                return StepResult(step.name, frame.data.upper())
+            ```
+        """
+
+        def register(handler: ExecutorT) -> ExecutorT:
+            cls._handlers[kind] = handler
+            return handler
+
+        return register
+
+    async def execute(self, frame: ExecutionFrame[Any]) -> StepResult:
+        """Run the step of a frame and return what it came to; only mistakes in the workflow are raised."""
+        scope = frame.scope
+        if scope.control.halt is not None:
+            return scope.control.halt.refuse(frame.step)
+        if scope.hooks is not None or frame.step.is_guarded:
+            return await self._run_guarded(frame)
+        return await self._run(frame)
+
+    async def _run(self, frame: ExecutionFrame[Any]) -> StepResult:
+        """Run the handler; an exception of user code becomes a failed result."""
+        step = frame.step
+        handler = self._handlers.get(type(step)) or self._inherited_handler(type(step))
+        started = perf_counter()
+        try:
+            result = await handler(self, step, frame)
+        except _WORKFLOW_MISTAKES:
+            raise
+        except PipelineAbortSignal as signal:
+            frame.scope.control.abort(f"{step.describe()} aborted the run: {signal}")
+            result = conclude(frame, status="aborted", feedback=str(signal))
+        except Exception as error:  # mappers, conditions and the like are code of the user's
+            result = conclude(frame, status="failed", feedback=describe_error(error))
+        result.latency_s = perf_counter() - started
+        return result
+
+    def _inherited_handler(self, kind: type) -> StepExecutor:
+        for base in kind.__mro__:
+            if base in self._handlers:
+                return self._handlers.setdefault(kind, self._handlers[base])
+        raise ConfigurationError(
+            f"no handler for {kind.__name__}; register one with @ExecutorCore.handles({kind.__name__})"
+        )
+
+    async def _run_guarded(self, frame: ExecutionFrame[Any]) -> StepResult:
+        """Run a step with everything around its handler: hooks, its part of the input, limits, fallback."""
+        started = perf_counter()
+        if not await _tell_before(frame):
+            return StepResult(
+                frame.step.name, status="aborted", attempts=0, feedback="not started: a hook aborted the run"
+            )
+        result = await self._run_limited(frame)
+        result.latency_s = perf_counter() - started
+        await _tell_after(frame, result)
+        return result
+
+    async def _run_limited(self, frame: ExecutionFrame[Any]) -> StepResult:
+        step = frame.step
+        if step.input_key is not None:
+            if (missing := _pick_input(frame, step.input_key)) is not None:
+                return missing
+        if step.usage_limits is None:
+            return await self._run_with_fallback(frame)
+        governor = _limit(frame, step.usage_limits)
+        result = await self._run_with_fallback(frame)
+        if result.status == "paused":
+            frame.scope.journal.save(
+                (*frame.path, "usage"), _Spent(governor.total_cost, governor.total_tokens)
+            )
+        return result
+
+    async def _run_with_fallback(self, frame: ExecutionFrame[Any]) -> StepResult:
+        step = frame.step
+        if step.fallback_step is None:
+            return await self._run(frame)
+        fallen = frame.checkpoint(_FellBack)
+        primary = fallen.primary if fallen else await self._run(frame)
+        if primary.status != "failed" or frame.scope.control.halt is not None:
+            return primary
+        rescue = await self.execute(
+            frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk)
+        )
+        if rescue.status == "paused":
+            frame.save(_FellBack(primary))
+        return _rescued(step, primary, rescue)
+
+
+def _limit(frame: ExecutionFrame[Any], limits: UsageLimits) -> UsageGovernor:
+    spent = frame.scope.journal.take((*frame.path, "usage"), _Spent) or _Spent(ZERO, 0)
+    frame.usage = frame.usage.child(
+        limits, label=frame.step.describe(), cost=spent.cost, tokens=spent.tokens
+    )
+    return frame.usage
+
+
+def _pick_input(frame: ExecutionFrame[Any], key: str) -> StepResult | None:
+    """Narrow the frame's input to one key; return a failed result if it is not there."""
+    data = frame.data
+    if isinstance(data, dict) and key in data:
+        frame.data = data[key]
+        return None
+    known = (
+        f"its keys are {', '.join(map(repr, data))}" if isinstance(data, dict) else f"it is a {type(data).__name__}"
+    )
+    return StepResult(
+        frame.step.name, success=False, attempts=0, feedback=f"the input has no key {key!r}; {known}"
+    )
+
+
+def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) -> StepResult:
+    """Return what a step and its fallback came to together."""
+    keeps = isinstance(step, AgentStep) and step.config.preserve_fallback_diagnostics
+    feedback = primary.feedback if keeps else None
+    if not rescue.success:
+        feedback = f"{primary.feedback}; the fallback {rescue.name!r}: {rescue.feedback}"
+    return StepResult(
+        step.name,
+        rescue.output,
+        status=rescue.status,
+        attempts=primary.attempts + rescue.attempts,
+        token_counts=primary.token_counts + rescue.token_counts,
+        cost=add_usd(primary.cost, rescue.cost),
+        feedback=feedback,
+        metadata_={
+            **primary.metadata_,
+            **rescue.metadata_,
+            "fallback_triggered": True,
+            "original_error": primary.feedback,
+        },
+        step_history=[primary, rescue],
+    )
+
+
+async def _tell_before(frame: ExecutionFrame[Any]) -> bool:
+    """Tell the hooks that a step starts; return whether it may."""
+    scope = frame.scope
+    if scope.hooks is None or isinstance(frame.step, Pipeline):
+        return True
+    payload = PreStepPayload(
+        step=frame.step,
+        step_input=frame.data,
+        path=frame.path,
+        context=frame.context,
+        resources=scope.resources,
+    )
+    try:
+        await scope.hooks.fire(payload)
+    except PipelineAbortSignal as signal:
+        scope.control.abort(f"a hook aborted the run before {frame.step.describe()}: {signal}")
+        return False
+    return True
+
+
+async def _tell_after(frame: ExecutionFrame[Any], result: StepResult) -> None:
+    """Tell the hooks how a step ended."""
+    scope = frame.scope
+    if scope.hooks is None or isinstance(frame.step, Pipeline):
+        return
+    payload: PostStepPayload | OnPausePayload | OnStepFailurePayload
+    if result.success:
+        payload = PostStepPayload(
+            step_result=result, path=frame.path, context=frame.context, resources=scope.resources
+        )
+    elif result.status == "paused":
+        payload = OnPausePayload(
+            step_name=result.name,
+            path=frame.path,
+            message=result.feedback or "",
+            context=frame.context,
+            resources=scope.resources,
+        )
+    else:
+        payload = OnStepFailurePayload(
+            step_result=result, path=frame.path, context=frame.context, resources=scope.resources
+        )
+    try:
+        await scope.hooks.fire(payload)
+    except PipelineAbortSignal as signal:
+        scope.control.abort(f"a hook aborted the run after {frame.step.describe()}: {signal}")

@@ -1,0 +1,1 @@
+"""Where results of `Step.cached` are kept, and under which key."""

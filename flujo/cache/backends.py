@@ -1,0 +1,82 @@
+"""What keeps cached results."""
+
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from flujo.exceptions import ConfigurationError
+from flujo.utils.clock import SYSTEM_CLOCK, Clock
+
+
+class ICacheBackend(Protocol):
+    """Keeps values by key; a value that is gone was never there."""
+
+    async def get(self, key: str) -> Any | None:
+        """Return the value, or `None`."""
+        ...
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Keep a value, for `ttl` seconds if given."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Forget a value, if it is there."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget all values."""
+        ...
+
+
+class InMemoryCache:
+    """Keeps values in this process; the least recently used ones go first.
+
+    Args:
+        max_size: The most values kept.
+        ttl: Seconds a value is kept if `set` does not say; `None` for as long as there is room.
+        clock: Tells the time.
+
+    Example:
+        ```python
+        from flujo import InMemoryCache, Step
+
+        cache = InMemoryCache(max_size=100, ttl=3600)
+        shout = Step.cached(Step.from_callable(str.upper, name="shout"), cache)
+        ```
+    """
+
+    def __init__(self, max_size: int = 1024, ttl: float | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        if max_size < 1:
+            raise ConfigurationError(f"max_size is {max_size!r}; a cache keeps at least one value")
+        if ttl is not None and not ttl > 0:
+            raise ConfigurationError(f"ttl is {ttl!r}; it must be more than 0 seconds, or None")
+        self._max_size = max_size
+        self._ttl = ttl
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()
+
+    async def get(self, key: str) -> Any | None:
+        """Return the value, or `None` if it was never kept or is gone."""
+        value, expires = self._entries.get(key, (None, None))
+        if expires is not None and self._clock.monotonic() >= expires:
+            del self._entries[key]
+            return None
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Keep a value, for `ttl` seconds or else for the cache's own time."""
+        kept_s = self._ttl if ttl is None else ttl
+        expires = None if kept_s is None else self._clock.monotonic() + kept_s
+        self._entries[key] = (value, expires)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_size:
+            self._entries.popitem(last=False)
+
+    async def delete(self, key: str) -> None:
+        """Forget a value, if it is there."""
+        self._entries.pop(key, None)
+
+    async def clear(self) -> None:
+        """Forget all values."""
+        self._entries.clear()

@@ -1,0 +1,88 @@
+"""Cache keys: a digest of a value in a canonical form.
+
+Equal values of the same types have the same digest, in every process and whatever the hash seed;
+dicts and sets are brought in order by the digests of their members.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from flujo.exceptions import SerializationError
+
+_DEEPEST = 200
+_WRITTEN_AS_REPR = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    bytes,
+    Decimal,
+    datetime,
+    date,
+    time,
+    timedelta,
+    UUID,
+    PurePath,
+)
+
+
+def digest(value: Any, place: str = "value") -> str:
+    """Return the digest of a value, 32 hexadecimal digits.
+
+    Args:
+        value: Built-in values and containers, dates, decimals, paths, UUIDs, enums, dataclasses and pydantic models.
+        place: How an error speaks of the value.
+
+    Raises:
+        SerializationError: The value holds something without a canonical form; names its type and where it is.
+    """
+    return _digest(value, place, 0).hex()
+
+
+def _digest(value: Any, place: str, depth: int) -> bytes:
+    if depth > _DEEPEST:
+        raise SerializationError(f"{place[:60]}... is nested more than {_DEEPEST} levels deep")
+    kind = type(value)
+    made = hashlib.blake2b(f"{kind.__module__}.{kind.__qualname__}:".encode(), digest_size=16)
+    for part in _parts(value, place, depth + 1):
+        made.update(len(part).to_bytes(8, "big"))
+        made.update(part)
+    return made.digest()
+
+
+def _parts(value: Any, place: str, depth: int) -> Iterable[bytes]:
+    """Return what makes up a value."""
+    if isinstance(value, Enum):
+        return (value.name.encode(),)
+    if isinstance(value, str):
+        return (value.encode("utf-8", "surrogatepass"),)
+    if isinstance(value, _WRITTEN_AS_REPR):
+        return (repr(value).encode(),)
+    if isinstance(value, list | tuple):
+        return [_digest(item, f"{place}[{i}]", depth) for i, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted(_digest(item, f"{place} member", depth) for item in value)
+    if isinstance(value, dict):
+        return _sorted_pairs(value, place, depth)
+    if isinstance(value, BaseModel):
+        return _sorted_pairs(dict(value), place, depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _sorted_pairs(fields, place, depth)
+    raise SerializationError(f"{place} is a {type(value).__qualname__}, which has no canonical form for a cache key")
+
+
+def _sorted_pairs(pairs: dict[Any, Any], place: str, depth: int) -> list[bytes]:
+    return sorted(
+        _digest(key, f"{place} key", depth) + _digest(item, f"{place}.{key}", depth) for key, item in pairs.items()
+    )

@@ -1,0 +1,291 @@
+"""What may be an agent, how it is called, and what its answer cost.
+
+An agent is an object with `async def run(self, data, ...)` or with `stream(...)`, or a function.
+`AgentCall` looks at it once, when its step is declared, and refuses what could not be called;
+running the step then costs no more than the call itself.
+"""
+
+import inspect
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Concatenate, Generic, Protocol, TypeVar, runtime_checkable
+
+from flujo.domain.money import ZERO, add_usd, exact_usd
+from flujo.exceptions import ConfigurationError, NonRetryableError
+
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
+InT_contra = TypeVar("InT_contra", contravariant=True)
+OutT_co = TypeVar("OutT_co", covariant=True)
+
+
+class AsyncAgent(Protocol[InT_contra, OutT_co]):
+    """An agent that answers at once."""
+
+    def run(self, data: InT_contra, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, OutT_co]:
+        """Answer one input."""
+        ...
+
+
+class StreamAgent(Protocol[InT_contra, OutT_co]):
+    """An agent that answers in chunks; strings are joined to the step's output."""
+
+    def stream(self, data: InT_contra, /, *args: Any, **kwargs: Any) -> AsyncIterator[OutT_co]:
+        """Answer one input, chunk by chunk."""
+        ...
+
+
+AgentLike = (
+    AsyncAgent[InT, OutT] | StreamAgent[InT, OutT] | Callable[Concatenate[InT, ...], OutT | Awaitable[OutT]]
+)
+"""What may be an agent: an object that runs or streams, or a function, async or plain."""
+
+SETTINGS = ("temperature", "top_k", "top_p")
+"""Model settings of `StepConfig` that agents may ask for by keyword."""
+
+KEYWORDS = ("context", "resources", "feedback", *SETTINGS)
+"""What an agent may ask for by keyword: it gets what its signature names, and nothing else."""
+
+_NO_COST_REPORT: frozenset[type] = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, list, dict, tuple, set, frozenset, Decimal}
+)
+_EMPTY = inspect.Parameter.empty
+
+
+@runtime_checkable
+class _HasRun(Protocol):
+    def run(self, data: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class _HasStream(Protocol):
+    def stream(self, data: Any, /) -> Any: ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one call of an agent came to.
+
+    Attributes:
+        output: The answer itself, without its cost report.
+        cost: US dollars the answer reports, exact.
+        tokens: Tokens the answer reports, input and output together.
+        failure: Why there is no answer, or `None`.
+    """
+
+    output: Any = None
+    cost: Decimal = ZERO
+    tokens: int = 0
+    failure: BaseException | None = None
+
+
+def read_answer(answer: Any) -> Answer:
+    """Split an agent's answer into its output and the cost it reports.
+
+    An answer with `cost_usd` or `token_counts` is charged, one with a `usage()` that has `total_tokens` counts
+    its tokens; such an answer is unpacked to its `output` if it has one. Any other answer is the output itself.
+
+    Raises:
+        NonRetryableError: The reported cost is not an amount; calling again would only pay again.
+    """
+    if type(answer) in _NO_COST_REPORT:
+        return Answer(answer)
+    cost = getattr(answer, "cost_usd", None)
+    tokens = getattr(answer, "token_counts", None)
+    if cost is None and tokens is None:
+        tokens = _provider_tokens(answer)
+        if tokens is None:
+            return Answer(answer)
+    return Answer(getattr(answer, "output", answer), _amount(cost, answer), _count(tokens, answer))
+
+
+def _provider_tokens(answer: Any) -> Any:
+    usage = getattr(answer, "usage", None)
+    if callable(usage) and hasattr(answer, "output"):
+        usage = usage()
+    return getattr(usage, "total_tokens", None)
+
+
+def _amount(cost: Any, answer: Any) -> Decimal:
+    if cost is None:
+        return ZERO
+    try:
+        return exact_usd(cost)
+    except ValueError as error:
+        raise NonRetryableError(f"{type(answer).__name__} reports cost_usd={cost!r}: {error}") from None
+
+
+def _count(tokens: Any, answer: Any) -> int:
+    if tokens is None:
+        return 0
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise NonRetryableError(
+            f"{type(answer).__name__} reports token_counts={tokens!r}; a count of tokens is an integer, 0 or more"
+        )
+    return tokens
+
+
+@dataclass(slots=True)
+class StreamedAnswer:
+    """Collects the chunks of a stream, and what they cost, into one answer."""
+
+    chunks: list[Any] = field(default_factory=list[Any])
+    cost: Decimal = ZERO
+    tokens: int = 0
+
+    def add(self, chunk: Any) -> Any:
+        """Take one chunk and return what of it is output."""
+        read = read_answer(chunk)
+        self.chunks.append(read.output)
+        self.cost = add_usd(self.cost, read.cost)
+        self.tokens += read.tokens
+        return read.output
+
+    def whole(self) -> Answer:
+        """Return the answer: strings and bytes joined, any other chunks as a list."""
+        output: Any = self.chunks
+        if self.chunks and all(isinstance(chunk, str) for chunk in self.chunks):
+            output = "".join(self.chunks)
+        elif self.chunks and all(isinstance(chunk, bytes) for chunk in self.chunks):
+            output = b"".join(self.chunks)
+        return Answer(output, self.cost, self.tokens)
+
+
+@dataclass(slots=True, frozen=True)
+class AgentCall(Generic[InT, OutT]):
+    """How an agent is called; made once, when its step is declared.
+
+    Attributes:
+        run: Called with the input; `None` if the agent only streams.
+        stream: Called with the input, gives chunks; `None` if the agent does not stream.
+        keywords: Which of `KEYWORDS` the agent asks for.
+        input_type: The annotation of its input, `Any` if there is none.
+        output_type: The annotation of its answer, `Any` if there is none or if it streams.
+        context_type: The annotation of its `context`, `Any` if there is none.
+        is_coroutine: Whether `run` always gives an awaitable.
+    """
+
+    run: Callable[..., Any] | None
+    stream: Callable[..., Any] | None
+    keywords: frozenset[str]
+    input_type: Any
+    output_type: Any
+    context_type: Any
+    is_coroutine: bool
+
+    @classmethod
+    def of(cls, agent: object, step_name: str) -> "AgentCall[Any, Any]":
+        """Look at an agent.
+
+        Raises:
+            ConfigurationError: It is nothing that can be called with a step's input.
+        """
+        run, stream = _entry_points(agent, step_name)
+        target = run or stream
+        assert target is not None, "an agent has at least one entry point"
+        signature = _signature(target)
+        hints = _type_hints(target)
+        parameters = list(signature.parameters.values()) if signature else []
+        first = _first_parameter(parameters, target, step_name) if signature else None
+        return cls(
+            run=run,
+            stream=stream,
+            keywords=_keywords(parameters[1:], target, step_name),
+            input_type=hints.get(first.name, Any) if first else Any,
+            output_type=_answer_type(hints.get("return", Any), streams=run is None),
+            context_type=hints.get("context", Any),
+            is_coroutine=inspect.iscoroutinefunction(run),
+        )
+
+    def arguments(self, offered: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the offered keyword arguments that the agent asks for."""
+        return {name: offered[name] for name in self.keywords if name in offered}
+
+
+def _entry_points(
+    agent: object, step_name: str
+) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
+    has_run, has_stream = isinstance(agent, _HasRun), isinstance(agent, _HasStream)
+    if isinstance(agent, type) and (has_run or has_stream):
+        raise ConfigurationError(
+            f"step {step_name!r}: the agent is the class {agent.__name__}; give an instance, {agent.__name__}(...)"
+        )
+    if has_run or has_stream:
+        run = agent.run if isinstance(agent, _HasRun) else None
+        return run, agent.stream if isinstance(agent, _HasStream) else None
+    if not callable(agent):
+        raise ConfigurationError(
+            f"step {step_name!r}: {agent!r} is not an agent; give an object with `async def run(self, data)`, "
+            "one with `stream`, or a function"
+        )
+    if inspect.isasyncgenfunction(agent):
+        return None, agent
+    return agent, None
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(target)
+    except ValueError:  # some builtins have none; they are called with the input alone
+        return None
+
+
+def _first_parameter(
+    parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str
+) -> inspect.Parameter | None:
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    if not parameters or parameters[0].kind not in positional:
+        raise ConfigurationError(
+            f"step {step_name!r}: {_describe(target)} takes no input; its first argument is the step's input"
+        )
+    first = parameters[0]
+    return None if first.kind is inspect.Parameter.VAR_POSITIONAL else first
+
+
+def _keywords(
+    parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str
+) -> frozenset[str]:
+    asked: set[str] = set()
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            asked.update(KEYWORDS)
+            asked.discard("feedback")
+        elif parameter.name in KEYWORDS and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            asked.add(parameter.name)
+        elif parameter.default is _EMPTY and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            raise ConfigurationError(
+                f"step {step_name!r}: {_describe(target)} needs {parameter.name!r}, which no step passes; "
+                f"give it a default (agents may ask for {', '.join(KEYWORDS)})"
+            )
+    return frozenset(asked)
+
+
+def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target
+    if not (inspect.isroutine(target) or inspect.isclass(target)):
+        function = getattr(target, "func", None) or type(target).__call__
+    if inspect.isclass(function):
+        return {"return": function}
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError):  # what cannot be evaluated here is unknown
+        return {}
+
+
+def _answer_type(annotation: Any, *, streams: bool) -> Any:
+    if streams:
+        return Any
+    origin = typing.get_origin(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Awaitable):
+        return typing.get_args(annotation)[-1]
+    return annotation
+
+
+def _describe(target: Callable[..., Any]) -> str:
+    return f"{getattr(target, '__qualname__', repr(target))}()"

@@ -1,0 +1,78 @@
+"""The events of a run that hooks may listen to."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flujo.domain.models import StepPath
+from flujo.domain.results import PipelineResult, StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookPayload:
+    """What every event carries."""
+
+    context: Any = None
+    """The context as the step sees it; of a branch, the branch's own copy."""
+    resources: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreRunPayload(HookPayload):
+    """A run starts."""
+
+    initial_input: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostRunPayload(HookPayload):
+    """A run ended, whichever way."""
+
+    pipeline_result: PipelineResult[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreStepPayload(HookPayload):
+    """A step starts, at any depth."""
+
+    step: Any
+    step_input: Any
+    path: StepPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostStepPayload(HookPayload):
+    """A step completed."""
+
+    step_result: StepResult
+    path: StepPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnStepFailurePayload(HookPayload):
+    """A step did not complete: it failed, or a limit or an abort stopped it."""
+
+    step_result: StepResult
+    path: StepPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnPausePayload(HookPayload):
+    """A step waits for a person."""
+
+    step_name: str
+    path: StepPath
+    message: str
+
+
+Hook = Callable[[Any], Awaitable[object]]
+"""An async callable that gets one payload; annotated with payload types, it gets only those."""
+
+PAYLOADS = (
+    PreRunPayload,
+    PostRunPayload,
+    PreStepPayload,
+    PostStepPayload,
+    OnStepFailurePayload,
+    OnPausePayload,
+)

@@ -1,0 +1,311 @@
+"""The algebra of workflows: every step is a `BaseStep`, and a `Pipeline` is a step made of steps."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NoReturn, Self, TypeVar
+
+from flujo.domain.models import UsageLimits
+from flujo.domain.results import PipelineResult
+from flujo.domain.type_compatibility import fits, type_name
+from flujo.exceptions import (
+    ConfigurationError,
+    ImproperStepInvocationError,
+    InfiniteFallbackError,
+    TypeMismatchError,
+)
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+OtherOutT = TypeVar("OtherOutT")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationFinding:
+    """One thing that `validate_graph` found.
+
+    Attributes:
+        step_name: The step it was found at.
+        message: What is wrong and what to do.
+        error: What a run would raise; `None` for a warning.
+    """
+
+    step_name: str
+    message: str
+    error: ConfigurationError | None = None
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What `validate_graph` found.
+
+    Attributes:
+        errors: What a run would refuse to start with.
+        warnings: What is allowed but probably not meant.
+    """
+
+    errors: list[ValidationFinding] = field(default_factory=list[ValidationFinding])
+    warnings: list[ValidationFinding] = field(default_factory=list[ValidationFinding])
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether a run may start."""
+        return not self.errors
+
+    def refuse(self, error: ConfigurationError, step_name: str) -> None:
+        """Add an error."""
+        self.errors.append(ValidationFinding(step_name, str(error), error))
+
+    def warn(self, message: str, step_name: str) -> None:
+        """Add a warning."""
+        self.warnings.append(ValidationFinding(step_name, message))
+
+    def raise_first(self) -> None:
+        """Raise the first error, if there is one."""
+        for finding in self.errors:
+            if finding.error is not None:
+                raise finding.error
+
+
+class BaseStep(Generic[InT, OutT]):
+    """What every kind of step has: a name, limits, a fallback, and `>>`.
+
+    A kind of step of your own subclasses it, names its inner steps in `children`, and registers a handler with
+    `@ExecutorCore.handles(Kind)`.
+
+    Attributes:
+        name: What the step is called in results, errors and traces.
+        usage_limits: What each execution of the step may use; `None` for no limit of its own.
+        fallback_step: What runs when the step failed.
+        meta: Free for the user; flujo does not read it.
+        input_key: The key of the input dict that the step works on; `None` for the whole input.
+        is_guarded: Whether running the step takes more than its handler.
+    """
+
+    input_type: Any = Any
+    """What the step takes, as far as it is declared."""
+    output_type: Any = Any
+    """What the step gives, as far as it is declared."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        usage_limits: UsageLimits | None = None,
+        fallback_step: "BaseStep[Any, Any] | None" = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(f"a step needs a name, a string that is not empty; got {name!r}")
+        self.name = name
+        self.usage_limits = usage_limits
+        self.fallback_step = fallback_step
+        self.meta: dict[str, Any] = dict(meta or {})
+        self.input_key: str | None = None
+        self.is_guarded = usage_limits is not None or fallback_step is not None
+
+    def __rshift__(self, following: "BaseStep[OutT, OtherOutT]") -> "Pipeline[InT, OtherOutT]":
+        """Return the pipeline of this step and the following one."""
+        if not isinstance(following, BaseStep):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(
+                f"{self.describe()} >> {following!r}: not a step; wrap a function with Step.from_callable"
+            )
+        return Pipeline(steps=[*_steps_of(self), *_steps_of(following)])
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse: a step is a value, and only a runner runs it."""
+        raise ImproperStepInvocationError(
+            f"{self.describe()} was called like a function; run it with Flujo({self.name}).run(...), "
+            "or call the function you made it from"
+        )
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return f"{type(self).__name__}({self.name!r})"
+
+    def describe(self) -> str:
+        """Return how errors speak of this step."""
+        return f"step {self.name!r}"
+
+    def fallback(self, other: "BaseStep[Any, Any]") -> Self:
+        """Set what runs when all attempts of this step failed, and return this step.
+
+        Raises:
+            InfiniteFallbackError: `other` would lead back to this step.
+        """
+        if any(step is self for step in other.walk()):
+            raise InfiniteFallbackError(
+                f"{self.describe()} cannot fall back on {other.describe()}, which leads back to {self.name!r}"
+            )
+        self.fallback_step = other
+        self.is_guarded = True
+        return self
+
+    def use_input(self, key: str) -> Self:
+        """Return this step working on one key of its input dict, for instance one branch of a parallel step."""
+        keyed = self._copy()
+        keyed.input_key = key
+        keyed.is_guarded = True
+        return keyed
+
+    def _copy(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def children(self) -> Iterable[tuple[str, "BaseStep[Any, Any]"]]:
+        """Return the inner steps, each with its part of the path, such as `("branch:legal", pipeline)`."""
+        return ()
+
+    def walk(self) -> Iterator["BaseStep[Any, Any]"]:
+        """Yield this step and all steps within it, fallbacks included, outer steps first."""
+        yield self
+        for _, child in self.children():
+            yield from child.walk()
+        if self.fallback_step is not None:
+            yield from self.fallback_step.walk()
+
+    def check(self, report: ValidationReport, context_model: type | None) -> None:
+        """Add to `report` what a run would refuse in this step itself, not in its children.
+
+        Args:
+            report: Takes what is found.
+            context_model: The model of the run's context; `None` while it is not known.
+        """
+
+    def validate_graph(self, context_model: type | None = None) -> ValidationReport:
+        """Return what a run of this step would refuse or what looks wrong, without running anything.
+
+        Args:
+            context_model: The model of the run's context, if it should be checked against.
+        """
+        report = ValidationReport()
+        for step in self.walk():
+            step.check(report, context_model)
+        return report
+
+
+class Pipeline(BaseStep[InT, OutT]):
+    """Steps in order, each working on the output of the one before.
+
+    Example:
+        ```python
+        from flujo import Pipeline, Step
+
+        trim = Step.from_callable(str.strip, name="trim")
+        shout = Step.from_callable(str.upper, name="shout")
+        pipeline = trim >> shout
+        assert [step.name for step in pipeline.steps] == ["trim", "shout"]
+        ```
+    """
+
+    def __init__(self, *, steps: Sequence[BaseStep[Any, Any]], name: str = "pipeline") -> None:
+        super().__init__(name)
+        if not steps:
+            raise ConfigurationError("a pipeline needs at least one step")
+        for step in steps:
+            if not isinstance(step, BaseStep):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+                raise ConfigurationError(f"a pipeline is made of steps, not of {step!r}")
+        self.steps = tuple(steps)
+        self.input_type = Any if self.steps[0].input_key is not None else self.steps[0].input_type
+        self.output_type = self.steps[-1].output_type
+
+    @classmethod
+    def from_step(cls, step: "BaseStep[InT, OutT]") -> "Pipeline[InT, OutT]":
+        """Return the pipeline of one step; a pipeline is returned as it is."""
+        return step if isinstance(step, Pipeline) and not step.is_guarded else Pipeline(steps=[step])
+
+    def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
+        """Return the steps, each with its position."""
+        return tuple((str(position), step) for position, step in enumerate(self.steps))
+
+    def check(self, report: ValidationReport, context_model: type | None) -> None:
+        """Add the neighbours that do not fit and the names that stand twice."""
+        for producer, consumer in zip(self.steps, self.steps[1:], strict=False):
+            if consumer.input_key is None:
+                check_flow(
+                    report,
+                    (producer.describe(), producer.output_type),
+                    (consumer.describe(), consumer.input_type),
+                    consumer.name,
+                )
+        seen: set[str] = set()
+        for step in self.steps:
+            if step.name in seen:
+                report.warn(f"two steps of one pipeline are named {step.name!r}", step.name)
+            seen.add(step.name)
+
+    def as_step(self, name: str, inherit_context: bool = True) -> "BaseStep[InT, PipelineResult[OutT]]":
+        """Return this pipeline as one step, whose output is the inner `PipelineResult`.
+
+        Args:
+            name: The step's name.
+            inherit_context: Whether context fields flow in and back. `False` is a wall in both directions.
+        """
+        return SubPipelineStep(name, self, inherit_context=inherit_context)
+
+
+class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT]):
+    """A pipeline as one step, with a context of its own.
+
+    Attributes:
+        pipeline: What runs.
+        inherit_context: Whether context fields flow in and back.
+        settings: What a runner that was made a step brings along; `None` for a plain pipeline.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pipeline: Pipeline[InT, OutT],
+        *,
+        inherit_context: bool = True,
+        usage_limits: UsageLimits | None = None,
+        settings: Any = None,
+    ) -> None:
+        super().__init__(name, usage_limits=usage_limits)
+        self.pipeline = pipeline
+        self.inherit_context = inherit_context
+        self.settings = settings
+        self.input_type = pipeline.input_type
+        self.output_type = PipelineResult
+
+    def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
+        """Return the pipeline."""
+        return (("pipeline", self.pipeline),)
+
+
+def _steps_of(step: BaseStep[Any, Any]) -> tuple[BaseStep[Any, Any], ...]:
+    """Return a pipeline's steps, so that `>>` makes one flat pipeline; a guarded pipeline stays one step."""
+    return step.steps if isinstance(step, Pipeline) and not step.is_guarded else (step,)
+
+
+def check_flow(
+    report: ValidationReport, producer: tuple[str, Any], consumer: tuple[str, Any], step_name: str
+) -> None:
+    """Add an error if what one side gives is surely not what the other side takes.
+
+    Args:
+        report: Takes what is found.
+        producer: Who gives, and the type given.
+        consumer: Who takes, and the type taken.
+        step_name: The step the finding belongs to.
+    """
+    (giver, produced), (taker, consumed) = producer, consumer
+    if produced is Any or consumed is Any or produced is consumed or fits(produced, consumed):
+        return
+    report.refuse(mismatch(giver, produced, taker, consumed), step_name)
+
+
+def mismatch(giver: str, produced: Any, taker: str, consumed: Any) -> TypeMismatchError:
+    """Return the error that names both sides and both types."""
+    return TypeMismatchError(
+        f"{giver} gives {type_name(produced)}, but {taker} takes {type_name(consumed)}",
+        producer=giver,
+        consumer=taker,
+        produced=produced,
+        consumed=consumed,
+    )

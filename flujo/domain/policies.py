@@ -1,0 +1,157 @@
+"""How a step is tried and judged: retries and timeouts, validators, plugins, processors."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flujo.exceptions import ConfigurationError
+
+
+class StepConfig(BaseModel):
+    """How a step calls its agent.
+
+    Example:
+        ```python
+        from flujo import StepConfig
+
+        patient = StepConfig(max_retries=3, timeout_s=30)
+        ```
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_retries: Annotated[int, Field(ge=0)] = 1
+    """Attempts after the first one."""
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds one attempt may take; `None` for no bound."""
+    temperature: float | None = None
+    """Handed to agents that ask for it; `None` leaves the model's own default."""
+    top_k: int | None = None
+    """Handed to agents that ask for it."""
+    top_p: float | None = None
+    """Handed to agents that ask for it."""
+    preserve_fallback_diagnostics: bool = False
+    """Keep the primary's feedback on a result that its fallback rescued."""
+
+
+class StepConfigValues(TypedDict, total=False):
+    """The values of `StepConfig`, as keyword arguments of a step."""
+
+    max_retries: int
+    timeout_s: float | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    preserve_fallback_diagnostics: bool
+
+
+class PluginOutcome(BaseModel):
+    """A plugin's verdict on an output."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    success: bool
+    feedback: str | None = None
+    """What is wrong; goes into the next attempt's input."""
+    redirect_to: Any = None
+    """The agent that makes the next attempt, if the output is refused."""
+    new_solution: Any = None
+    """Takes the output's place, if the output is accepted; `None` keeps the output."""
+
+
+class ValidationPlugin(Protocol):
+    """Judges an output, and may redirect the next attempt to another agent."""
+
+    async def validate(self, data: dict[str, Any], /) -> PluginOutcome:
+        """Judge `{"output": ..., "solution": ..., "feedback": ...}`; `output` and `solution` are the same."""
+        ...
+
+
+class ValidationResult(BaseModel):
+    """A validator's verdict on an output."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    is_valid: bool
+    feedback: str | None = None
+    """What is wrong; goes into the next attempt's input."""
+    validator_name: str = ""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Validator(Protocol):
+    """Judges an output."""
+
+    @property
+    def name(self) -> str:
+        """What the validator is called in feedback."""
+        ...
+
+    async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
+        """Judge one output."""
+        ...
+
+
+class BaseValidator:
+    """A validator with a name; subclass it and write `validate`."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name or type(self).__name__
+
+    @property
+    def name(self) -> str:
+        """What the validator is called in feedback; the class name by default."""
+        return self._name
+
+    async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
+        """Judge one output."""
+        raise ConfigurationError(f"{type(self).__name__} has no validate method; define one")
+
+
+class _FunctionValidator(BaseValidator):
+    def __init__(self, check: Callable[[Any], tuple[bool, str | None]]) -> None:
+        super().__init__(check.__name__)
+        self._check = check
+        self.__doc__ = check.__doc__
+
+    async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
+        is_valid, feedback = self._check(output)
+        return ValidationResult(is_valid=is_valid, feedback=feedback, validator_name=self.name)
+
+
+def validator(check: Callable[[Any], tuple[bool, str | None]]) -> BaseValidator:
+    """Make a validator of a function that returns `(is_valid, feedback or None)`.
+
+    Example:
+        ```python
+        from flujo import validator
+
+        @validator
+        def short_enough(output: str) -> tuple[bool, str | None]:
+            return len(output) <= 280, "at most 280 characters"
+        ```
+    """
+    if inspect.iscoroutinefunction(check):
+        raise ConfigurationError(f"@validator takes a plain function; make {check.__name__} a BaseValidator")
+    return _FunctionValidator(check)
+
+
+class Processor(Protocol):
+    """Changes what goes to an agent or what comes from it."""
+
+    async def process(self, data: Any, context: Any) -> Any:
+        """Return the data to go on with."""
+        ...
+
+
+class AgentProcessors(BaseModel):
+    """Processors around an agent: of its input, once, and of the output of every attempt."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
+
+    prompt_processors: list[Any] = Field(default_factory=list[Any])
+    """Objects with `async process(data, context)`, applied in order to the step's input."""
+    output_processors: list[Any] = Field(default_factory=list[Any])
+    """Objects with `async process(data, context)`, applied in order to the agent's output."""

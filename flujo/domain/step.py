@@ -1,0 +1,167 @@
+"""The step that calls an agent: its declaration."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, Unpack
+
+from pydantic import BaseModel
+
+from flujo.domain.agents import SETTINGS, AgentCall, AgentLike
+from flujo.domain.models import UsageLimits
+from flujo.domain.pipeline import BaseStep, ValidationReport, mismatch
+from flujo.domain.policies import (
+    AgentProcessors,
+    StepConfig,
+    StepConfigValues,
+    ValidationPlugin,
+    Validator,
+)
+from flujo.domain.type_compatibility import fits
+from flujo.exceptions import ConfigurationError, MissingAgentError
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+
+
+class AgentStep(BaseStep[InT, OutT]):
+    """One call of an agent, with retries, judgement and limits; users write `Step`.
+
+    Attributes:
+        config: Retries, timeout and model settings.
+        plugins: Plugins with their priority, highest first.
+        validators: Validators, in order.
+        processors: Processors of input and output.
+        updates_context: Whether the output is merged into the context.
+        is_strict: Whether a failed validation fails the step.
+        is_judged: Whether an output has to pass anything after it came.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agent: AgentLike[InT, OutT] | None = None,
+        *,
+        config: StepConfig | None = None,
+        plugins: Sequence[tuple[ValidationPlugin, int]] = (),
+        validators: Sequence[Validator] = (),
+        processors: AgentProcessors | None = None,
+        fallback_step: BaseStep[Any, Any] | None = None,
+        usage_limits: UsageLimits | None = None,
+        updates_context: bool = False,
+        validate_fields: bool = False,
+        persist_feedback_to_context: str | None = None,
+        persist_validation_results_to: str | None = None,
+        failure_handlers: Sequence[Callable[[], object]] = (),
+        strict: bool = True,
+        meta: Mapping[str, Any] | None = None,
+        **config_values: Unpack[StepConfigValues],
+    ) -> None:
+        super().__init__(name, usage_limits=usage_limits, fallback_step=fallback_step, meta=meta)
+        self.config = _configure(name, config, config_values)
+        self.plugins = tuple(sorted(plugins, key=lambda entry: -entry[1]))
+        self.validators = tuple(validators)
+        self.processors = processors or AgentProcessors()
+        self.updates_context = updates_context
+        self.validate_fields = validate_fields
+        self.persist_feedback_to_context = persist_feedback_to_context
+        self.persist_validation_results_to = persist_validation_results_to
+        self.failure_handlers = tuple(failure_handlers)
+        self.is_strict = strict
+        self.is_judged = bool(self.plugins or self.validators or self.processors.output_processors)
+        self.settings = {
+            setting: value for setting in SETTINGS if (value := getattr(self.config, setting)) is not None
+        }
+        self.bind(agent)
+
+    @property
+    def agent(self) -> Any:
+        """The agent that the step calls; `None` while it has none."""
+        return self._agent
+
+    @property
+    def call(self) -> AgentCall[Any, Any] | None:
+        """How the agent is called; `None` while the step has none."""
+        return self._call
+
+    def bind(self, agent: Any) -> None:
+        """Give the step another agent; its types follow.
+
+        Raises:
+            ConfigurationError: It is nothing that can be called with a step's input.
+        """
+        if isinstance(agent, BaseStep):
+            raise ConfigurationError(
+                f"step {self.name!r}: the agent is the {agent.describe()}; compose steps with >> or as_step"
+            )
+        self._agent = agent
+        self._call: AgentCall[Any, Any] | None = None
+        self.input_type = self.output_type = Any
+        if agent is not None:
+            self._call = AgentCall.of(agent, self.name)
+            self.input_type, self.output_type = self._call.input_type, self._call.output_type
+
+    def check(self, report: ValidationReport, context_model: type | None) -> None:
+        """Add a missing agent, and what does not go with the run's context."""
+        if self._call is None:
+            report.refuse(
+                MissingAgentError(f"step {self.name!r} has no agent; give it one with Step(name, agent)"),
+                self.name,
+            )
+        elif context_model is not None:
+            self._check_context(report, context_model, self._call)
+
+    def _check_context(
+        self, report: ValidationReport, context_model: type, call: AgentCall[Any, Any]
+    ) -> None:
+        wanted = call.context_type
+        if isinstance(wanted, type) and issubclass(wanted, BaseModel) and not fits(context_model, wanted):
+            report.refuse(mismatch("the run", context_model, f"context of step {self.name!r}", wanted), self.name)
+        fields = _fields_of(context_model)
+        for name in (self.persist_feedback_to_context, self.persist_validation_results_to):
+            if name is not None and name not in fields:
+                report.refuse(
+                    ConfigurationError(
+                        f"step {self.name!r} writes to the context field {name!r}, which "
+                        f"{context_model.__name__} does not have"
+                    ),
+                    self.name,
+                )
+        if self.validate_fields:
+            self._check_output_fields(report, fields)
+
+    def _check_output_fields(self, report: ValidationReport, fields: Mapping[str, Any]) -> None:
+        for name, produced in _fields_of(self.output_type).items():
+            if name not in fields:
+                report.refuse(unknown_field(self.name, name, fields), self.name)
+            elif not fits(produced, fields[name]):
+                report.refuse(
+                    mismatch(f"step {self.name!r}", produced, f"context field {name!r}", fields[name]),
+                    self.name,
+                )
+
+
+def _configure(name: str, config: StepConfig | None, values: Mapping[str, Any]) -> StepConfig:
+    for key in values:
+        if key not in StepConfig.model_fields:
+            near = difflib.get_close_matches(key, [*StepConfig.model_fields, "agent", "config"], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"step {name!r} got an unexpected keyword argument {key!r}{hint}")
+    if config is None:
+        return StepConfig(**values)
+    return StepConfig.model_validate({**config.model_dump(), **values}) if values else config
+
+
+def _fields_of(model: Any) -> dict[str, Any]:
+    """Return the fields of a model or a TypedDict with their types; nothing for any other type."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    if isinstance(model, type) and issubclass(model, dict):
+        return dict(model.__annotations__) if "__total__" in model.__dict__ else {}
+    return {}
+
+
+def unknown_field(step_name: str, field: str, fields: Mapping[str, Any]) -> ConfigurationError:
+    """Return the error for a step that gives a field the context does not have."""
+    near = difflib.get_close_matches(field, list(fields), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigurationError(f"step {step_name!r} gives {field!r}, which the context does not have{hint}")

@@ -1,0 +1,147 @@
+"""Every error that flujo raises.
+
+FlujoError
+├── ConfigurationError                     the workflow or its settings are wrong
+│   ├── SettingsError                      a setting of the command line or of flujo.toml
+│   ├── MissingAgentError                  a step has no agent
+│   ├── TypeMismatchError                  what one step gives is not what the next one takes
+│   ├── InfiniteFallbackError              a fallback leads back to its own step
+│   └── ImproperStepInvocationError        a step was called like a function
+├── ContextInheritanceError                a sub-pipeline's context lacks required fields
+├── PipelineContextInitializationError     a run's context could not be made
+├── ContextUpdateError                     a value or a merge does not fit the context (fails the step)
+├── InfiniteRedirectError                  plugins redirect in a circle
+├── UsageLimitExceededError                a limit was passed; carries the result so far
+├── StateError                             a run cannot be resumed that way
+│   └── AnswerRejectedError                a person's answer does not fit, or nobody waits for it
+├── SerializationError                     a value has no stable form
+├── NonRetryableError                      raised by agents: do not try again
+├── PausedException                        raised by agents: wait for a person
+└── PipelineAbortSignal                    raised by hooks and agents: stop the run gracefully
+"""
+
+from typing import Any
+
+from flujo.domain.results import PipelineResult
+
+
+class FlujoError(Exception):
+    """The base of every error that flujo raises."""
+
+
+class ConfigurationError(FlujoError):
+    """The workflow or its settings are wrong; raised before anything is spent."""
+
+
+class SettingsError(ConfigurationError):
+    """A setting from the command line, the environment or `flujo.toml` is unknown or does not fit."""
+
+
+class MissingAgentError(ConfigurationError):
+    """A step that has to call an agent has none."""
+
+
+class TypeMismatchError(ConfigurationError):
+    """What one step gives is not what the next one takes.
+
+    Attributes:
+        producer: Who gives the value, such as `step 'draft'` or `the run's input`.
+        consumer: Who takes it.
+        produced: The type that is given.
+        consumed: The type that is taken.
+    """
+
+    def __init__(self, message: str, *, producer: str, consumer: str, produced: Any, consumed: Any) -> None:
+        super().__init__(message)
+        self.producer = producer
+        self.consumer = consumer
+        self.produced = produced
+        self.consumed = consumed
+
+
+class InfiniteFallbackError(ConfigurationError):
+    """A fallback leads back to the step it should stand in for; raised while declaring."""
+
+
+class ImproperStepInvocationError(ConfigurationError):
+    """A step was called like a function; steps are run by `Flujo`."""
+
+
+class _MissingFieldsError(FlujoError):
+    """A context lacks required fields.
+
+    Attributes:
+        fields: The names of the fields that are missing or do not fit.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class ContextInheritanceError(_MissingFieldsError):
+    """The context of a sub-pipeline has required fields that the outer context does not give."""
+
+
+class PipelineContextInitializationError(_MissingFieldsError):
+    """The context of a run cannot be made; raised before the first step."""
+
+
+class ContextUpdateError(FlujoError):
+    """A value, a field name or a merge does not fit the context; fails the step, and the context stays as it was.
+
+    Attributes:
+        fields: The names of the fields concerned.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class InfiniteRedirectError(FlujoError):
+    """The plugins of a step redirect to an agent that already had its turn."""
+
+
+class UsageLimitExceededError(FlujoError):
+    """A usage limit was passed.
+
+    Attributes:
+        result: The run so far, with `status == "stopped"`; its `step_history` includes the step that broke the limit.
+    """
+
+    def __init__(self, message: str, result: PipelineResult[Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class StateError(FlujoError):
+    """A run cannot be resumed that way, for instance because it does not wait for anything."""
+
+
+class AnswerRejectedError(StateError):
+    """A person's answer does not fit the `input_schema` of the waiting step, or nobody waits for it."""
+
+
+class SerializationError(FlujoError):
+    """A value has no stable form, so that it can be neither stored nor used in a cache key."""
+
+
+class NonRetryableError(FlujoError):
+    """Raised by an agent to fail its step at once, whatever `max_retries` says."""
+
+
+class PausedException(FlujoError):  # noqa: N818 - the name is part of the public vocabulary
+    """Raised by an agent to wait for a person; the answer becomes the output of its step.
+
+    Attributes:
+        message: What the person is asked.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class PipelineAbortSignal(FlujoError):  # noqa: N818 - the name is part of the public vocabulary
+    """Raised by a hook or an agent to stop the run gracefully, with `status == "aborted"`."""

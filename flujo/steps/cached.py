@@ -1,0 +1,134 @@
+"""A step whose results are remembered: the declaration and the handler."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from flujo.application.core.branches import OWNED_BY_THE_RUN
+from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.cache.backends import ICacheBackend, InMemoryCache
+from flujo.cache.keys import digest
+from flujo.domain.pipeline import BaseStep, Pipeline
+from flujo.domain.results import StepResult
+from flujo.domain.step import AgentStep
+from flujo.steps.checks import check_step
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+
+_log = logging.getLogger("flujo.cache")
+_NOT_IN_THE_KEY = OWNED_BY_THE_RUN - {"initial_prompt"}
+
+
+class CachedStep(BaseStep[InT, OutT]):
+    """Runs a step once for each input and context, and returns the stored result from then on.
+
+    Attributes:
+        inner: The step whose results are remembered.
+        cache_backend: Where they are kept; `None` for the runner's cache, or else one of the step's own.
+        own_cache: The step's own cache, used if neither the step nor the runner names one.
+        sees_context: Whether the result may depend on the context or change it.
+    """
+
+    def __init__(self, step: BaseStep[InT, OutT], cache_backend: ICacheBackend | None = None) -> None:
+        check_step("cached", "the step", step)
+        super().__init__(step.name)
+        self.inner = step
+        self.cache_backend = cache_backend
+        self.own_cache = InMemoryCache()
+        self.sees_context = any(_sees_context(inner) for inner in step.walk())
+        self.input_type, self.output_type = step.input_type, step.output_type
+
+    def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
+        """Return the inner step."""
+        return (("cached", self.inner),)
+
+
+@dataclass(slots=True, frozen=True)
+class _Remembered:
+    """A stored result: the output, what the step changed in the context, and what it was made by.
+
+    The steps and agents are kept, so that their identities in the key are not taken by others.
+    """
+
+    output: Any
+    changes: dict[str, Any]
+    made_by: tuple[object, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class _CachedCheckpoint:
+    """Where a cached step stood: the key its result will have, and the context it started from."""
+
+    key: str
+    before: BaseModel | None
+
+
+@ExecutorCore.handles(CachedStep)
+async def _handle_cached_step(
+    core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any]
+) -> StepResult:
+    cache = step.cache_backend or frame.scope.cache or step.own_cache
+    start = frame.checkpoint(_CachedCheckpoint) or _CachedCheckpoint(
+        _key(step, frame), copy_context(frame.context) if step.sees_context else None
+    )
+    if (hit := await _look_up(cache, start.key)) is not None:
+        update_context(frame.context, copy_value(hit.changes))
+        return StepResult(step.name, copy_value(hit.output), attempts=0, metadata_={"cache_hit": True})
+    result = await core.execute(frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk))
+    if result.status == "paused":
+        frame.save(start)
+    if result.success:
+        await _remember(cache, start, step, frame, result)
+    result.metadata_["cache_hit"] = False
+    return result
+
+
+def _sees_context(step: BaseStep[Any, Any]) -> bool:
+    if isinstance(step, Pipeline):
+        return False
+    if not isinstance(step, AgentStep):
+        return True
+    asks = step.call is not None and "context" in step.call.keywords
+    return asks or step.updates_context or step.is_judged or bool(step.processors.prompt_processors)
+
+
+def _definition(step: CachedStep[Any, Any]) -> tuple[object, ...]:
+    """Return the steps and agents that make the result."""
+    steps = tuple(step.inner.walk())
+    return (*steps, *(inner.agent for inner in steps if isinstance(inner, AgentStep)))
+
+
+def _key(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> str:
+    seen = {name: value for name, value in frame.context if name not in _NOT_IN_THE_KEY} if step.sees_context else {}
+    definition = [id(part) for part in _definition(step)]
+    return digest([definition, digest(frame.data, "input"), digest(seen, "context")])
+
+
+async def _look_up(cache: ICacheBackend, key: str) -> _Remembered | None:
+    try:
+        found = await cache.get(key)
+    except Exception:  # a cache is code of the user's; one that fails is one that has nothing
+        _log.exception("the cache failed to look up a result")
+        return None
+    return found if isinstance(found, _Remembered) else None
+
+
+async def _remember(
+    cache: ICacheBackend,
+    start: _CachedCheckpoint,
+    step: CachedStep[Any, Any],
+    frame: ExecutionFrame[Any],
+    result: StepResult,
+) -> None:
+    changes = changed_fields(start.before, frame.context) if start.before is not None else {}
+    changes = {name: copy_value(value) for name, value in changes.items() if name not in OWNED_BY_THE_RUN}
+    try:
+        await cache.set(start.key, _Remembered(copy_value(result.output), changes, _definition(step)))
+    except Exception:  # a cache is code of the user's; what was paid for is kept all the same
+        _log.exception("the cache failed to keep a result")

@@ -1,0 +1,106 @@
+"""One branch of several, chosen by a key: the declaration and the handler."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.outcome import conclude, end_with
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.models import UsageLimits
+from flujo.domain.pipeline import BaseStep, Pipeline
+from flujo.domain.results import StepResult
+from flujo.steps.checks import check_call, check_step
+from flujo.steps.parallel import as_pipelines, common_input_type
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+
+
+class ConditionalStep(BaseStep[InT, OutT]):
+    """Runs the branch whose key the condition returns.
+
+    Attributes:
+        condition: `(input, context) -> key`.
+        branches: The branches by key.
+        default_branch: What runs for any other key; `None` fails the step.
+        input_mapper: `(input, context) -> input` of the branch.
+        output_mapper: `(output, key, context) -> output` of the step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        condition_callable: Callable[[Any, Any], Hashable],
+        branches: Mapping[Any, BaseStep[Any, Any]],
+        default_branch_pipeline: BaseStep[Any, Any] | None = None,
+        branch_input_mapper: Callable[[Any, Any], Any] | None = None,
+        branch_output_mapper: Callable[[Any, Any, Any], Any] | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> None:
+        super().__init__(name, usage_limits=usage_limits)
+        check_call(name, "condition_callable", condition_callable, "output", "context")
+        check_call(name, "branch_input_mapper", branch_input_mapper, "input", "context")
+        check_call(name, "branch_output_mapper", branch_output_mapper, "output", "key", "context")
+        self.condition = condition_callable
+        self.branches = as_pipelines(name, branches)
+        self.default_branch: Pipeline[Any, Any] | None = None
+        if default_branch_pipeline is not None:
+            check_step(name, "default_branch_pipeline", default_branch_pipeline)
+            self.default_branch = Pipeline.from_step(default_branch_pipeline)
+        self.input_mapper = branch_input_mapper
+        self.output_mapper = branch_output_mapper
+        ways = [branch for _, branch in self.children()]
+        self.input_type = common_input_type(ways) if branch_input_mapper is None else Any
+        outputs = [way.output_type for way in ways]
+        same = branch_output_mapper is None and all(each == outputs[0] for each in outputs)
+        self.output_type = outputs[0] if same else Any
+
+    def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
+        """Return the branches, and the default one as `default`."""
+        ways = [(f"branch:{key}", branch) for key, branch in self.branches.items()]
+        return ways if self.default_branch is None else [*ways, ("default", self.default_branch)]
+
+
+@dataclass(slots=True, frozen=True)
+class _TakenBranch:
+    """Where a conditional stood: the key it had chosen, and the input of the branch."""
+
+    key: Any
+    data: Any
+
+
+@ExecutorCore.handles(ConditionalStep)
+async def _handle_conditional_step(
+    core: ExecutorCore, step: ConditionalStep[Any, Any], frame: ExecutionFrame[Any]
+) -> StepResult:
+    taken = frame.checkpoint(_TakenBranch) or _choose(step, frame)
+    branch, at = step.branches.get(taken.key), f"branch:{taken.key}"
+    if branch is None:
+        branch, at = step.default_branch, "default"
+    if branch is None:
+        known = ", ".join(map(repr, step.branches))
+        return conclude(
+            frame,
+            status="failed",
+            feedback=f"no branch for the key {taken.key!r} and no default; the branches are {known}",
+        )
+    streams = frame.on_chunk if step.output_mapper is None else None
+    result = await core.execute(frame.child(branch, taken.data, at=at, on_chunk=streams))
+    frame.history = [result]
+    metadata = {"executed_branch_key": taken.key}
+    if result.status == "paused":
+        frame.save(taken)
+    if not result.success:
+        return end_with(frame, result, result.output, metadata=metadata)
+    output = result.output
+    if step.output_mapper is not None:
+        output = step.output_mapper(output, taken.key, frame.context)
+    return conclude(frame, output, metadata=metadata)
+
+
+def _choose(step: ConditionalStep[Any, Any], frame: ExecutionFrame[Any]) -> _TakenBranch:
+    key = step.condition(frame.data, frame.context)
+    mapper = step.input_mapper
+    return _TakenBranch(key, mapper(frame.data, frame.context) if mapper else frame.data)

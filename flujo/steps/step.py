@@ -1,0 +1,556 @@
+"""`Step`: the step that calls an agent, and the factories of all other kinds; `@step` makes one of a function."""
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, Unpack, overload
+
+from pydantic import BaseModel
+
+from flujo.cache.backends import ICacheBackend
+from flujo.domain.agents import AgentLike
+from flujo.domain.models import BranchFailureStrategy, MergeStrategy, RefinementCheck, UsageLimits
+from flujo.domain.pipeline import BaseStep
+from flujo.domain.policies import StepConfigValues, ValidationPlugin, Validator
+from flujo.domain.step import AgentStep
+from flujo.steps.cached import CachedStep
+from flujo.steps.conditional import ConditionalStep
+from flujo.steps.gather import GatherStep
+from flujo.steps.hitl import HumanInTheLoopStep
+from flujo.steps.loop import LoopStep
+from flujo.steps.map import MapStep
+from flujo.steps.parallel import ParallelStep
+from flujo.steps.refine import RefineStep
+from flujo.steps.router import RouterStep
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+Ctx = TypeVar("Ctx", bound=BaseModel)
+
+
+class Step(AgentStep[InT, OutT]):
+    """One call of an agent: an object with `async def run(self, data)` or `stream`, or a function.
+
+    Args:
+        name: What the step is called in results, errors and traces.
+        agent: What is called with the step's input. It gets `context`, `resources`, `feedback`, `temperature`,
+            `top_k` and `top_p` if its signature asks for them.
+        config: Retries, timeout and model settings; its values may also be given as keyword arguments.
+        plugins: `(plugin, priority)` pairs; higher priority first.
+        validators: All are asked; what they refuse goes into the next attempt's input as feedback.
+        processors: Change the input before the first attempt, and every output before it is judged.
+        fallback_step: What runs when all attempts failed.
+        usage_limits: What each execution of the step may use.
+        updates_context: Merge the output, a dict or a model, into the context, validated.
+        validate_fields: Check the declared output type against the context when a run starts.
+        persist_feedback_to_context: The context field, a list, that feedback is appended to.
+        persist_validation_results_to: The context field, a list, that validation results are appended to.
+        failure_handlers: Called without arguments when all attempts failed.
+        strict: Whether an output that is refused fails the step; `False` passes it, and
+            `metadata_["failed_validations"]` says what was refused.
+        meta: Free for the user.
+
+    Raises:
+        ConfigurationError: The agent cannot be called with a step's input.
+        TypeError: A keyword argument is unknown.
+
+    Example:
+        ```python
+        from flujo import Flujo, Step
+
+        async def greet(name: str) -> str:
+            return f"Hello, {name}!"
+
+        result = Flujo(Step("greet", greet, max_retries=2, timeout_s=5)).run("Ada")
+        assert result.output == "Hello, Ada!"
+        ```
+    """
+
+    @classmethod
+    def from_callable(
+        cls,
+        function: AgentLike[A, B],
+        name: str | None = None,
+        *,
+        updates_context: bool = False,
+        validate_fields: bool = False,
+        **config_values: Unpack[StepConfigValues],
+    ) -> "Step[A, B]":
+        """Return a step that calls a function, a bound method or a callable object.
+
+        Args:
+            function: Called with the step's input; its annotations give the step's types.
+            name: The step's name; the function's by default.
+            updates_context: Merge the output into the context.
+            validate_fields: Check the declared output type against the context when a run starts.
+            config_values: Values of `StepConfig`.
+        """
+        return Step(
+            name or str(getattr(function, "__name__", type(function).__name__)),
+            function,
+            updates_context=updates_context,
+            validate_fields=validate_fields,
+            **config_values,
+        )
+
+    @classmethod
+    def from_mapper(
+        cls, mapper: AgentLike[A, B], name: str | None = None, **config_values: Unpack[StepConfigValues]
+    ) -> "Step[A, B]":
+        """Return a step that maps its input; the same as `from_callable`, named for what it does."""
+        return cls.from_callable(mapper, name, **config_values)
+
+    @classmethod
+    def solution(cls, agent: AgentLike[A, B], **config_values: Unpack[StepConfigValues]) -> "Step[A, B]":
+        """Return a step named `solution`."""
+        return Step("solution", agent, **config_values)
+
+    @classmethod
+    def review(cls, agent: AgentLike[A, B], **config_values: Unpack[StepConfigValues]) -> "Step[A, B]":
+        """Return a step named `review`."""
+        return Step("review", agent, **config_values)
+
+    @classmethod
+    def validate_step(
+        cls,
+        agent: AgentLike[A, B],
+        *,
+        validators: Sequence[Validator] = (),
+        plugins: Sequence[tuple[ValidationPlugin, int]] = (),
+        strict: bool = True,
+        **config_values: Unpack[StepConfigValues],
+    ) -> "Step[A, B]":
+        """Return a step named `validate`.
+
+        Args:
+            agent: Makes the output that is judged.
+            validators: Judge it.
+            plugins: Judge it first.
+            strict: `False` passes what is refused and records it in `metadata_["failed_validations"]`.
+            config_values: Values of `StepConfig`.
+        """
+        return Step("validate", agent, validators=validators, plugins=plugins, strict=strict, **config_values)
+
+    @staticmethod
+    def parallel(
+        name: str,
+        branches: Mapping[str, BaseStep[A, Any]],
+        *,
+        context_include_keys: Collection[str] | None = None,
+        merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
+        on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
+        field_mapping: Mapping[str, Sequence[str]] | None = None,
+        max_concurrency: int | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, dict[str, Any]]:
+        """Return a step that runs all branches at once; its output is a dict by branch name.
+
+        Args:
+            name: The step's name.
+            branches: Steps or pipelines by name; each works on the step's input and a copy of the context.
+            context_include_keys: The context fields that branches get and may bring back; all by default.
+            merge_strategy: How the contexts of the branches come back; or `(context, {branch: context})`,
+                which changes the context it is given.
+            on_branch_failure: What a failed branch means.
+            field_mapping: The context fields that the named branches may bring back.
+            max_concurrency: The most branches that run at once; all by default.
+            usage_limits: What each execution of the step may use.
+        """
+        return ParallelStep(
+            name,
+            branches,
+            context_include_keys=context_include_keys,
+            merge_strategy=merge_strategy,
+            on_branch_failure=on_branch_failure,
+            field_mapping=field_mapping,
+            max_concurrency=max_concurrency,
+            usage_limits=usage_limits,
+        )
+
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, A],
+        exit_condition_callable: Callable[[A, Any], bool],
+        max_loops: int = 5,
+        *,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, A]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, A],
+        exit_condition_callable: Callable[[A, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[C, A]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, B],
+        exit_condition_callable: Callable[[B, Any], bool],
+        max_loops: int = 5,
+        *,
+        iteration_input_mapper: Callable[[B, Any, int], A],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, B]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, B],
+        exit_condition_callable: Callable[[B, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        iteration_input_mapper: Callable[[B, Any, int], A],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[C, B]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, B],
+        exit_condition_callable: Callable[[B, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[Any, Any], A] | None = None,
+        iteration_input_mapper: Callable[[B, Any, int], A] | None = None,
+        loop_output_mapper: Callable[[B, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, D]: ...
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[Any, Any],
+        exit_condition_callable: Callable[[Any, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[Any, Any], Any] | None = None,
+        iteration_input_mapper: Callable[[Any, Any, int], Any] | None = None,
+        loop_output_mapper: Callable[[Any, Any], Any] | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, Any]:
+        """Return a step that repeats its body until a condition holds; its output is the body's last one.
+
+        Args:
+            name: The step's name.
+            loop_body_pipeline: What is repeated, each time on the output of the time before.
+            exit_condition_callable: `(output, context) -> bool`, asked after every iteration.
+            max_loops: The most iterations; reaching it without the condition fails the step.
+            initial_input_to_loop_body_mapper: `(input, context) -> input` of the first iteration.
+            iteration_input_mapper: `(output, context, i) -> input` of the next iteration; `i` is the number of
+                iterations done so far.
+            loop_output_mapper: `(output, context) -> output` of the step.
+            usage_limits: What each execution of the step may use.
+        """
+        return LoopStep(
+            name,
+            loop_body_pipeline,
+            exit_condition_callable=exit_condition_callable,
+            max_loops=max_loops,
+            initial_input_to_loop_body_mapper=initial_input_to_loop_body_mapper,
+            iteration_input_mapper=iteration_input_mapper,
+            loop_output_mapper=loop_output_mapper,
+            usage_limits=usage_limits,
+        )
+
+    @staticmethod
+    def refine_until(
+        name: str,
+        generator_pipeline: BaseStep[Any, A],
+        critic_pipeline: BaseStep[A, RefinementCheck],
+        max_refinements: int = 5,
+        *,
+        feedback_mapper: Callable[[Any, RefinementCheck], Any] | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, A]:
+        """Return a step that has drafts made until a critic accepts one; its output is the accepted draft.
+
+        Args:
+            name: The step's name.
+            generator_pipeline: Works on `{"original_input": ..., "feedback": None}`, then on the critic's feedback.
+            critic_pipeline: Gives a `RefinementCheck` for each draft.
+            max_refinements: The most drafts; reaching it without an accepted one fails the step.
+            feedback_mapper: `(original_input, check) -> input` of the generator's next draft.
+            usage_limits: What each execution of the step may use.
+        """
+        return RefineStep(
+            name,
+            generator_pipeline,
+            critic_pipeline,
+            max_refinements=max_refinements,
+            feedback_mapper=feedback_mapper,
+            usage_limits=usage_limits,
+        )
+
+    @overload
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[A, Any], Hashable],
+        branches: Mapping[Any, BaseStep[A, B]],
+        default_branch_pipeline: BaseStep[A, B] | None = None,
+        *,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, B]: ...
+    @overload
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[A, Any], Hashable],
+        branches: Mapping[Any, BaseStep[C, B]],
+        default_branch_pipeline: BaseStep[C, B] | None = None,
+        *,
+        branch_input_mapper: Callable[[A, Any], C],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, B]: ...
+    @overload
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[A, Any], Hashable],
+        branches: Mapping[Any, BaseStep[Any, B]],
+        default_branch_pipeline: BaseStep[Any, B] | None = None,
+        *,
+        branch_input_mapper: Callable[[A, Any], Any] | None = None,
+        branch_output_mapper: Callable[[B, Any, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, D]: ...
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[Any, Any], Hashable],
+        branches: Mapping[Any, BaseStep[Any, Any]],
+        default_branch_pipeline: BaseStep[Any, Any] | None = None,
+        *,
+        branch_input_mapper: Callable[[Any, Any], Any] | None = None,
+        branch_output_mapper: Callable[[Any, Any, Any], Any] | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, Any]:
+        """Return a step that runs one of several branches.
+
+        Args:
+            name: The step's name.
+            condition_callable: `(input, context) -> key`.
+            branches: Steps or pipelines by key.
+            default_branch_pipeline: What runs for any other key; without it such a key fails the step.
+            branch_input_mapper: `(input, context) -> input` of the branch.
+            branch_output_mapper: `(output, key, context) -> output` of the step.
+            usage_limits: What each execution of the step may use.
+        """
+        return ConditionalStep(
+            name,
+            condition_callable=condition_callable,
+            branches=branches,
+            default_branch_pipeline=default_branch_pipeline,
+            branch_input_mapper=branch_input_mapper,
+            branch_output_mapper=branch_output_mapper,
+            usage_limits=usage_limits,
+        )
+
+    @overload
+    @staticmethod
+    def map_over(
+        name: str,
+        pipeline_to_run: BaseStep[A, B],
+        *,
+        iterable_input: None = None,
+        max_concurrency: int | None = 10,
+        merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
+        on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Sequence[A], list[B]]: ...
+    @overload
+    @staticmethod
+    def map_over(
+        name: str,
+        pipeline_to_run: BaseStep[A, B],
+        *,
+        iterable_input: str,
+        max_concurrency: int | None = 10,
+        merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
+        on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, list[B]]: ...
+    @staticmethod
+    def map_over(
+        name: str,
+        pipeline_to_run: BaseStep[Any, Any],
+        *,
+        iterable_input: str | None = None,
+        max_concurrency: int | None = 10,
+        merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
+        on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[Any, list[Any]]:
+        """Return a step that runs a pipeline once for each item; its output is a list in the order of the items.
+
+        Args:
+            name: The step's name.
+            pipeline_to_run: Works on one item and a copy of the context.
+            iterable_input: The context field with the items; the step's own input by default.
+            max_concurrency: The most items in work at once; `None` for all.
+            merge_strategy: How the contexts of the items come back, as in `parallel`; items are named `"0"`, `"1"`, ...
+            on_branch_failure: What a failed item means.
+            usage_limits: What each execution of the step may use.
+        """
+        return MapStep(
+            name,
+            pipeline_to_run,
+            iterable_input=iterable_input,
+            max_concurrency=max_concurrency,
+            merge_strategy=merge_strategy,
+            on_branch_failure=on_branch_failure,
+            usage_limits=usage_limits,
+        )
+
+    @staticmethod
+    def dynamic_parallel_branch(
+        name: str,
+        router_agent: Any,
+        branches: Mapping[str, BaseStep[A, Any]],
+        *,
+        context_include_keys: Collection[str] | None = None,
+        merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
+        on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
+        field_mapping: Mapping[str, Sequence[str]] | None = None,
+        max_concurrency: int | None = None,
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, dict[str, Any]]:
+        """Return a step that asks an agent which branches to run, and runs them as `parallel` does.
+
+        Args:
+            name: The step's name.
+            router_agent: Works on the step's input; gives one branch name or a list of them.
+            branches: Steps or pipelines by name.
+            context_include_keys: As in `parallel`.
+            merge_strategy: As in `parallel`.
+            on_branch_failure: As in `parallel`.
+            field_mapping: As in `parallel`.
+            max_concurrency: As in `parallel`.
+            usage_limits: What each execution of the step may use, the router included.
+        """
+        return RouterStep(
+            name,
+            router_agent,
+            branches,
+            context_include_keys=context_include_keys,
+            merge_strategy=merge_strategy,
+            on_branch_failure=on_branch_failure,
+            field_mapping=field_mapping,
+            max_concurrency=max_concurrency,
+            usage_limits=usage_limits,
+        )
+
+    @overload
+    @staticmethod
+    def human_in_the_loop(
+        name: str, message_for_user: str | None = None, input_schema: None = None
+    ) -> BaseStep[Any, Any]: ...
+    @overload
+    @staticmethod
+    def human_in_the_loop(
+        name: str, message_for_user: str | None = None, *, input_schema: type[A]
+    ) -> BaseStep[Any, A]: ...
+    @staticmethod
+    def human_in_the_loop(
+        name: str, message_for_user: str | None = None, input_schema: type[Any] | None = None
+    ) -> BaseStep[Any, Any]:
+        """Return a step that pauses the run until a person answers; the answer is its output.
+
+        Args:
+            name: The step's name.
+            message_for_user: What the person is asked; the step's input as text by default.
+            input_schema: The type an answer has to fit, such as a pydantic model.
+        """
+        return HumanInTheLoopStep(name, message_for_user=message_for_user, input_schema=input_schema)
+
+    @staticmethod
+    def cached(step: BaseStep[A, B], cache_backend: ICacheBackend | None = None) -> BaseStep[A, B]:
+        """Return a step that remembers the results of another one, by its input and the context it sees.
+
+        Args:
+            step: Runs when nothing is remembered; only successes are.
+            cache_backend: Where results are kept; the runner's cache by default, or else the step's own memory.
+        """
+        return CachedStep(step, cache_backend)
+
+    @staticmethod
+    def gather(name: str, wait_for: Sequence[str]) -> BaseStep[Mapping[str, Any], dict[str, Any]]:
+        """Return a step that picks keys out of a parallel result; a missing key fails it.
+
+        Args:
+            name: The step's name.
+            wait_for: The keys, in the order of the output.
+        """
+        return GatherStep(name, wait_for=wait_for)
+
+
+class _StepMaker(Protocol):
+    """The decorator that `@step(...)` returns."""
+
+    def __call__(self, function: AgentLike[A, B], /) -> Step[A, B]: ...
+
+
+@overload
+def step(function: AgentLike[A, B], /) -> Step[A, B]: ...
+@overload
+def step(
+    *,
+    name: str | None = None,
+    updates_context: bool = False,
+    validate_fields: bool = False,
+    **config_values: Unpack[StepConfigValues],
+) -> _StepMaker: ...
+def step(
+    function: AgentLike[Any, Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    updates_context: bool = False,
+    validate_fields: bool = False,
+    **config_values: Unpack[StepConfigValues],
+) -> Step[Any, Any] | _StepMaker:
+    """Make a step of a function; its annotations give the step's types.
+
+    Args:
+        function: An async or plain function whose first argument is the step's input.
+        name: The step's name; the function's by default.
+        updates_context: Merge the output into the context.
+        validate_fields: Check the declared output type against the context when a run starts.
+        config_values: Values of `StepConfig`.
+
+    Example:
+        ```python
+        from flujo import Flujo, step
+
+        @step
+        async def double(number: int) -> int:
+            return 2 * number
+
+        @step(max_retries=0)
+        async def describe(number: int) -> str:
+            return f"the number {number}"
+
+        assert Flujo(double >> describe).run(21).output == "the number 42"
+        ```
+    """
+
+    def make(decorated: AgentLike[A, B], /) -> Step[A, B]:
+        return Step.from_callable(
+            decorated, name, updates_context=updates_context, validate_fields=validate_fields, **config_values
+        )
+
+    return make if function is None else make(function)
+
+
+adapter_step = step
+"""`@adapter_step`: the same as `@step`, for steps that only reshape data between two others."""

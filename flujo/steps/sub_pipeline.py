@@ -1,0 +1,109 @@
+"""A pipeline as one step: the handler of what `as_step` returns."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.branches import OWNED_BY_THE_RUN
+from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.frame import ContextFactory, ExecutionFrame, RunScope
+from flujo.application.core.hooks import HookDispatcher
+from flujo.application.core.outcome import blame, conclude, pipeline_result
+from flujo.application.core.resources import enter_resources
+from flujo.application.core.sequence import run_in_order
+from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.observers import Hook
+from flujo.domain.pipeline import SubPipelineStep
+from flujo.domain.results import StepResult
+
+
+@dataclass(slots=True, frozen=True)
+class RunnerSettings:
+    """What a runner brings along when it is made a step.
+
+    Attributes:
+        new_context: Makes contexts of the runner's own model.
+        resources: What the inner agents share; `None` for those of the outer run.
+        hooks: Whom to tell of the inner steps, besides the hooks of the outer run.
+    """
+
+    new_context: ContextFactory
+    resources: Any
+    hooks: Sequence[Hook]
+
+
+@dataclass(slots=True, frozen=True)
+class _SubPipelineCheckpoint:
+    """Where a sub-pipeline stood: its own context; its steps keep their own checkpoints."""
+
+    context: BaseModel
+
+
+@ExecutorCore.handles(SubPipelineStep)
+async def _handle_sub_pipeline_step(
+    core: ExecutorCore, step: SubPipelineStep[Any, Any], frame: ExecutionFrame[Any]
+) -> StepResult:
+    left = frame.checkpoint(_SubPipelineCheckpoint)
+    context = copy_context(left.context) if left else _new_context(step, frame)
+    before = copy_context(context) if step.inherit_context else None
+    async with AsyncExitStack() as stack:
+        inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
+        inner.scope = await _inner_scope(step, frame.scope, context, stack)
+        ran = await _run_pipeline(core, inner)
+    history = frame.history = inner.history or []
+    scope = frame.scope
+    output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, scope.control.waiting)
+    if ran.status == "paused":
+        frame.save(_SubPipelineCheckpoint(context))
+    if before is not None:
+        _flow_back(frame.context, before, context)
+    feedback = ran.feedback if ran.status in ("completed", "paused") or not history else blame(history[-1])
+    return conclude(frame, output, status=ran.status, feedback=feedback)
+
+
+async def _run_pipeline(core: ExecutorCore, inner: ExecutionFrame[Any]) -> StepResult:
+    """Run the steps, and leave their results in the frame's history."""
+    pipeline = inner.step
+    if pipeline.is_guarded:
+        ran = await core.execute(inner)
+        inner.history = [ran]
+        return ran
+    return await run_in_order(core, pipeline.steps, inner)  # type: ignore[attr-defined]  # the step is a Pipeline
+
+
+def _new_context(step: SubPipelineStep[Any, Any], frame: ExecutionFrame[Any]) -> BaseModel:
+    new_context = step.settings.new_context if step.settings else frame.scope.new_context
+    return new_context(frame.data, frame.context if step.inherit_context else None)
+
+
+async def _inner_scope(
+    step: SubPipelineStep[Any, Any], scope: RunScope, context: BaseModel, stack: AsyncExitStack
+) -> RunScope:
+    """Return the scope of the inner steps: the outer one, with what the step brings along."""
+    settings: RunnerSettings | None = step.settings
+    if settings is not None:
+        outer_hooks = scope.hooks.hooks if scope.hooks else ()
+        hooks = (*outer_hooks, *settings.hooks)
+        scope = replace(
+            scope,
+            new_context=settings.new_context,
+            resources=await enter_resources(stack, settings.resources)
+            if settings.resources is not None
+            else scope.resources,
+            hooks=HookDispatcher(hooks) if hooks else None,
+        )
+    return scope if step.inherit_context else replace(scope, home=context)
+
+
+def _flow_back(outer: BaseModel, before: BaseModel, inner: BaseModel) -> None:
+    """Write what the inner steps changed to the fields that the outer context has too."""
+    changes = {
+        name: copy_value(value)
+        for name, value in changed_fields(before, inner).items()
+        if name in type(outer).model_fields and name not in OWNED_BY_THE_RUN
+    }
+    if changes:
+        update_context(outer, changes)

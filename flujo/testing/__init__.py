@@ -1,0 +1,22 @@
+"""What users test their workflows with: scripted agents and plugins, a manual clock, assertions."""
+
+from flujo.testing.agents import DummyPlugin, FailingStreamAgent, StubAgent, override_agent
+from flujo.testing.assertions import (
+    assert_context_updated,
+    assert_pipeline_result,
+    assert_validator_failed,
+    gather_result,
+)
+from flujo.testing.clock import ManualClock
+
+__all__ = [
+    "DummyPlugin",
+    "FailingStreamAgent",
+    "ManualClock",
+    "StubAgent",
+    "assert_context_updated",
+    "assert_pipeline_result",
+    "assert_validator_failed",
+    "gather_result",
+    "override_agent",
+]

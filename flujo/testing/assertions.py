@@ -1,0 +1,63 @@
+"""Assertions about results, with messages that show what there was instead."""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from flujo.application.runner import Flujo
+from flujo.domain.results import PipelineResult, StepResult
+
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
+
+
+async def gather_result(runner: Flujo[InT, OutT], data: InT, **options: Any) -> PipelineResult[OutT]:
+    """Run to the end, chunks and all, and return the result.
+
+    Args:
+        runner: Runs.
+        data: Its input.
+        options: Keyword arguments of `Flujo.run_async`.
+    """
+    items = [item async for item in runner.run_async(data, **options)]
+    result = items[-1]
+    assert isinstance(result, PipelineResult), f"a run ends with its PipelineResult, not with {result!r}"
+    return result
+
+
+def assert_pipeline_result(result: PipelineResult[Any], expected_output: Any = None) -> None:
+    """Assert that a run completed, and with this output if one is given."""
+    assert result.success, f"the run {result.status}: {_why(result)}"
+    if expected_output is not None:
+        assert result.output == expected_output, f"the output is {result.output!r}, not {expected_output!r}"
+
+
+def assert_context_updated(result: PipelineResult[Any], **fields: Any) -> None:
+    """Assert that the final context has these values."""
+    context = result.final_pipeline_context
+    for name, expected in fields.items():
+        assert hasattr(context, name), f"the context has no field {name!r}"
+        actual = getattr(context, name)
+        assert actual == expected, f"the context field {name!r} is {actual!r}, not {expected!r}"
+
+
+def assert_validator_failed(
+    result: PipelineResult[Any], validator_name: str, feedback_part: str | None = None
+) -> None:
+    """Assert that some step, at any depth, failed on a validator, and with this in its feedback if given."""
+    said = [step.feedback for step in _walk(result.step_history) if step.feedback and not step.success]
+    named = [feedback for feedback in said if validator_name in feedback]
+    assert named, f"no step failed on the validator {validator_name!r}; feedback was: {said}"
+    if feedback_part is not None:
+        assert any(feedback_part in feedback for feedback in named), (
+            f"the feedback of {validator_name!r} lacks {feedback_part!r}: {named}"
+        )
+
+
+def _walk(results: list[StepResult]) -> Iterator[StepResult]:
+    for result in results:
+        yield result
+        yield from _walk(result.step_history)
+
+
+def _why(result: PipelineResult[Any]) -> str | None:
+    return result.step_history[-1].feedback if result.step_history else "no step ran"
