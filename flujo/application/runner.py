@@ -6,7 +6,7 @@ This is the only place where a context is made: for a run, and for the sub-pipel
 import asyncio
 import reprlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +24,6 @@ from flujo.application.core.usage_governor import UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
-from flujo.domain.money import ZERO
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
 from flujo.domain.results import PipelineResult, Waiting
@@ -117,6 +116,7 @@ class Flujo(Generic[InT, OutT]):
         self._clock = clock
         self._manager_parts = StepCoordinator(ExecutorCore(), self.pipeline)
         self._is_checked = False
+        self._has_step_limits = False
 
     def run(
         self,
@@ -186,16 +186,15 @@ class Flujo(Generic[InT, OutT]):
                 or it is a run of another pipeline.
             AnswerRejectedError: The answer does not fit, or nobody waits at `path`. Nothing was run.
         """
-        point = paused.resume_point
-        if not isinstance(point, ResumePoint):
-            raise StateError(f"run {paused.run_id} does not wait for an answer: it is {paused.status}")
+        self.check()
+        point = _resume_point(paused)
         if [step.name for step in point.pipeline.walk()] != [step.name for step in self.pipeline.walk()]:
             raise StateError(f"run {paused.run_id} is of another pipeline; resume it with the runner that paused it")
         asked = _which(point.waiting, tuple(path) if path is not None else None)
         answer = _validated(asked, human_input)
         return await self._run(self._resumed(point, paused.run_id, asked.path, answer), None)
 
-    def as_step(self, name: str, inherit_context: bool = True) -> BaseStep[InT, PipelineResult[OutT]]:  # noqa: FBT001, FBT002
+    def as_step(self, name: str, *, inherit_context: bool = True) -> BaseStep[InT, PipelineResult[OutT]]:
         """Return this runner as one step, with its own context model, limits, resources and hooks.
 
         Args:
@@ -247,6 +246,7 @@ class Flujo(Generic[InT, OutT]):
         """
         if not self._is_checked:
             self.pipeline.validate_graph(self.context_model).raise_first()
+            self._has_step_limits = any(step.usage_limits is not None for step in self.pipeline.walk())
             self._is_checked = True
 
     async def _start(
@@ -260,7 +260,7 @@ class Flujo(Generic[InT, OutT]):
         self.check()
         first = self.pipeline.steps[0]
         if first.input_key is None and not accepts(first.input_type, data):
-            raise mismatch("the run's input", type(data), first.describe(), first.input_type)
+            raise mismatch("the run's input", type(data), first.describe(), first.input_type, verb="is")
         run_id = run_id or new_run_id()
         given = {**self._initial_context_data, **(initial_context_data or {})}
         context = make_context(self.context_model, data, run_id, given)
@@ -279,13 +279,10 @@ class Flujo(Generic[InT, OutT]):
             self._usage_limits, label="the run", on_breach=control.stop, cost=point.cost, tokens=point.tokens
         )
         journal = StateManager(found=dict(point.checkpoints), answers={path: answer})
-        return _Beginning(None, context, run_id, journal, governor, control)
+        return _Beginning(point.data, context, run_id, journal, governor, control)
 
     def _control(self) -> RunControl:
-        limited = self._usage_limits is not None or any(
-            step.usage_limits is not None for step in self.pipeline.walk()
-        )
-        return RunControl(is_limited=limited)
+        return RunControl(is_limited=self._usage_limits is not None or self._has_step_limits)
 
     async def _run(self, begin: _Beginning, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
         """Run from a beginning: resources around it, hooks before and after it."""
@@ -301,9 +298,7 @@ class Flujo(Generic[InT, OutT]):
                 hooks=self._dispatcher,
                 cache=self._cache_backend,
             )
-            frame = ExecutionFrame(
-                self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk
-            )
+            frame = ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
             manager = ExecutionManager(self._manager_parts, begin.governor)
             await self._tell_start(frame)
             try:
@@ -318,9 +313,7 @@ class Flujo(Generic[InT, OutT]):
 
     async def _tell_start(self, frame: ExecutionFrame[Any]) -> None:
         if self._dispatcher is not None:
-            payload = PreRunPayload(
-                initial_input=frame.data, context=frame.context, resources=frame.scope.resources
-            )
+            payload = PreRunPayload(initial_input=frame.data, context=frame.context, resources=frame.scope.resources)
             try:
                 await self._dispatcher.fire(payload)
             except PipelineAbortSignal as signal:
@@ -328,13 +321,9 @@ class Flujo(Generic[InT, OutT]):
 
     async def _tell_end(self, frame: ExecutionFrame[Any], result: PipelineResult[Any]) -> None:
         if self._dispatcher is not None:
-            payload = PostRunPayload(
-                pipeline_result=result, context=frame.context, resources=frame.scope.resources
-            )
-            try:
+            payload = PostRunPayload(pipeline_result=result, context=frame.context, resources=frame.scope.resources)
+            with suppress(PipelineAbortSignal):  # the run is over
                 await self._dispatcher.fire(payload)
-            except PipelineAbortSignal:
-                result.status = "aborted" if result.status == "completed" else result.status
 
     def _new_context_in_run(self, data: Any, inherited: BaseModel | None) -> BaseModel:
         """Make the context of a sub-pipeline that is a plain pipeline: one of this runner's model."""
@@ -345,9 +334,7 @@ class Flujo(Generic[InT, OutT]):
         return inherit_context(self.context_model, data, inherited, self._initial_context_data)
 
 
-def make_context(
-    model: type[BaseModel], data: Any, run_id: str, given: Mapping[str, Any]
-) -> BaseModel:
+def make_context(model: type[BaseModel], data: Any, run_id: str, given: Mapping[str, Any]) -> BaseModel:
     """Return the context of a run.
 
     `run_id` and `initial_prompt` are filled if the model has them and they are not given.
@@ -394,7 +381,9 @@ def inherit_context(
         return make_context(model, data, new_run_id(), {**given, **shared})
     except PipelineContextInitializationError as error:
         source = "the outer context" if inherited is not None else "nothing, because inherit_context is False"
-        raise ContextInheritanceError(f"the sub-pipeline inherits from {source}: {error}", fields=error.fields) from None
+        raise ContextInheritanceError(
+            f"the sub-pipeline inherits from {source}: {error}", fields=error.fields
+        ) from None
 
 
 def prompt_of(data: Any) -> str:
@@ -442,6 +431,17 @@ def _mark_pause(context: BaseModel, waiting: Sequence[Waiting] | None) -> None:
     else:
         scratchpad["status"] = "paused"
         scratchpad["pause_message"] = "\n".join(asked.message for asked in waiting)
+
+
+def _resume_point(paused: PipelineResult[Any]) -> ResumePoint:
+    """Return where a paused run stands."""
+    if not isinstance(paused, PipelineResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+        raise StateError(f"{reprlib.repr(paused)} is no PipelineResult; resume takes the result of a paused run")
+    if isinstance(paused.resume_point, ResumePoint):
+        return paused.resume_point
+    if paused.status == "paused":
+        raise StateError(f"this copy of run {paused.run_id} does not know where it stands; resume the original result")
+    raise StateError(f"run {paused.run_id} does not wait for an answer: it is {paused.status}")
 
 
 def _which(waiting: Sequence[Waiting], path: StepPath | None) -> Waiting:

@@ -5,6 +5,7 @@ An agent is an object with `async def run(self, data, ...)` or with `stream(...)
 running the step then costs no more than the call itself.
 """
 
+import functools
 import inspect
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -37,9 +38,7 @@ class StreamAgent(Protocol[InT_contra, OutT_co]):
         ...
 
 
-AgentLike = (
-    AsyncAgent[InT, OutT] | StreamAgent[InT, OutT] | Callable[Concatenate[InT, ...], OutT | Awaitable[OutT]]
-)
+AgentLike = AsyncAgent[InT, OutT] | StreamAgent[InT, OutT] | Callable[Concatenate[InT, ...], OutT | Awaitable[OutT]]
 """What may be an agent: an object that runs or streams, or a function, async or plain."""
 
 SETTINGS = ("temperature", "top_k", "top_p")
@@ -204,9 +203,7 @@ class AgentCall(Generic[InT, OutT]):
         return {name: offered[name] for name in self.keywords if name in offered}
 
 
-def _entry_points(
-    agent: object, step_name: str
-) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
+def _entry_points(agent: object, step_name: str) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
     has_run, has_stream = isinstance(agent, _HasRun), isinstance(agent, _HasStream)
     if isinstance(agent, type) and (has_run or has_stream):
         raise ConfigurationError(
@@ -248,9 +245,7 @@ def _first_parameter(
     return None if first.kind is inspect.Parameter.VAR_POSITIONAL else first
 
 
-def _keywords(
-    parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str
-) -> frozenset[str]:
+def _keywords(parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str) -> frozenset[str]:
     asked: set[str] = set()
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -269,7 +264,7 @@ def _keywords(
 def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = target
     if not (inspect.isroutine(target) or inspect.isclass(target)):
-        function = getattr(target, "func", None) or type(target).__call__
+        function = target.func if isinstance(target, functools.partial) else type(target).__call__
     if inspect.isclass(function):
         return {"return": function}
     try:

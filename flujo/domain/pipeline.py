@@ -202,8 +202,14 @@ class Pipeline(BaseStep[InT, OutT]):
         ```
     """
 
-    def __init__(self, *, steps: Sequence[BaseStep[Any, Any]], name: str = "pipeline") -> None:
-        super().__init__(name)
+    def __init__(
+        self,
+        *,
+        steps: Sequence[BaseStep[Any, Any]],
+        name: str = "pipeline",
+        usage_limits: UsageLimits | None = None,
+    ) -> None:
+        super().__init__(name, usage_limits=usage_limits)
         if not steps:
             raise ConfigurationError("a pipeline needs at least one step")
         for step in steps:
@@ -238,7 +244,7 @@ class Pipeline(BaseStep[InT, OutT]):
                 report.warn(f"two steps of one pipeline are named {step.name!r}", step.name)
             seen.add(step.name)
 
-    def as_step(self, name: str, inherit_context: bool = True) -> "BaseStep[InT, PipelineResult[OutT]]":
+    def as_step(self, name: str, *, inherit_context: bool = True) -> "BaseStep[InT, PipelineResult[OutT]]":
         """Return this pipeline as one step, whose output is the inner `PipelineResult`.
 
         Args:
@@ -283,9 +289,7 @@ def _steps_of(step: BaseStep[Any, Any]) -> tuple[BaseStep[Any, Any], ...]:
     return step.steps if isinstance(step, Pipeline) and not step.is_guarded else (step,)
 
 
-def check_flow(
-    report: ValidationReport, producer: tuple[str, Any], consumer: tuple[str, Any], step_name: str
-) -> None:
+def check_flow(report: ValidationReport, producer: tuple[str, Any], consumer: tuple[str, Any], step_name: str) -> None:
     """Add an error if what one side gives is surely not what the other side takes.
 
     Args:
@@ -300,10 +304,10 @@ def check_flow(
     report.refuse(mismatch(giver, produced, taker, consumed), step_name)
 
 
-def mismatch(giver: str, produced: Any, taker: str, consumed: Any) -> TypeMismatchError:
+def mismatch(giver: str, produced: Any, taker: str, consumed: Any, *, verb: str = "gives") -> TypeMismatchError:
     """Return the error that names both sides and both types."""
     return TypeMismatchError(
-        f"{giver} gives {type_name(produced)}, but {taker} takes {type_name(consumed)}",
+        f"{giver} {verb} {type_name(produced)}, but {taker} takes {type_name(consumed)}",
         producer=giver,
         consumer=taker,
         produced=produced,

@@ -68,9 +68,7 @@ class AgentStep(BaseStep[InT, OutT]):
         self.failure_handlers = tuple(failure_handlers)
         self.is_strict = strict
         self.is_judged = bool(self.plugins or self.validators or self.processors.output_processors)
-        self.settings = {
-            setting: value for setting in SETTINGS if (value := getattr(self.config, setting)) is not None
-        }
+        self.settings = {setting: value for setting in SETTINGS if (value := getattr(self.config, setting)) is not None}
         self.bind(agent)
 
     @property
@@ -110,9 +108,7 @@ class AgentStep(BaseStep[InT, OutT]):
         elif context_model is not None:
             self._check_context(report, context_model, self._call)
 
-    def _check_context(
-        self, report: ValidationReport, context_model: type, call: AgentCall[Any, Any]
-    ) -> None:
+    def _check_context(self, report: ValidationReport, context_model: type, call: AgentCall[Any, Any]) -> None:
         wanted = call.context_type
         if isinstance(wanted, type) and issubclass(wanted, BaseModel) and not fits(context_model, wanted):
             report.refuse(mismatch("the run", context_model, f"context of step {self.name!r}", wanted), self.name)

@@ -4,7 +4,8 @@ Importing the package registers all handlers, so that whoever holds a step can r
 """
 
 from flujo.application.core import agent_step, sequence
-from flujo.steps import cached, conditional, gather, hitl, loop, map, parallel, refine, router, sub_pipeline
+from flujo.steps import cached, conditional, gather, hitl, loop, parallel, refine, router, sub_pipeline
+from flujo.steps import map as map_step
 
 __all__ = [
     "agent_step",
@@ -13,7 +14,7 @@ __all__ = [
     "gather",
     "hitl",
     "loop",
-    "map",
+    "map_step",
     "parallel",
     "refine",
     "router",

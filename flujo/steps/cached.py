@@ -70,9 +70,7 @@ class _CachedCheckpoint:
 
 
 @ExecutorCore.handles(CachedStep)
-async def _handle_cached_step(
-    core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     cache = step.cache_backend or frame.scope.cache or step.own_cache
     start = frame.checkpoint(_CachedCheckpoint) or _CachedCheckpoint(
         _key(step, frame), copy_context(frame.context) if step.sees_context else None

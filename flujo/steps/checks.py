@@ -3,7 +3,6 @@
 import difflib
 import inspect
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -39,14 +38,11 @@ def check_call(name: str, role: str, function: object, *arguments: str) -> None:
         signature.bind(*arguments)
     except TypeError:
         raise ConfigurationError(
-            f"step {name!r}: {role} is called as {role}({', '.join(arguments)}), "
-            f"but takes {signature}"
+            f"step {name!r}: {role} is called as {role}({', '.join(arguments)}), but takes {signature}"
         ) from None
 
 
-def check_fields(
-    name: str, fields: Iterable[str], report: ValidationReport, context_model: type | None
-) -> None:
+def check_fields(name: str, fields: Iterable[str], report: ValidationReport, context_model: type | None) -> None:
     """Add the context fields that a step names but the context does not have."""
     if context_model is None or not issubclass(context_model, BaseModel):
         return

@@ -88,9 +88,7 @@ class _LoopCheckpoint:
 
 
 @ExecutorCore.handles(LoopStep)
-async def _handle_loop_step(
-    core: ExecutorCore, step: LoopStep[Any, Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     context = frame.context
     start = frame.checkpoint(_LoopCheckpoint)
     if start is None:
@@ -123,9 +121,7 @@ async def _handle_loop_step(
     )
 
 
-def _finish(
-    step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any, iterations: int
-) -> StepResult:
+def _finish(step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any, iterations: int) -> StepResult:
     if step.output_mapper is not None:
         output = step.output_mapper(output, frame.context)
     return conclude(frame, output, attempts=iterations, metadata={"exit_reason": "condition"})

@@ -59,9 +59,7 @@ class MapStep(BaseStep[InT, list[OutT]]):
 
 
 @ExecutorCore.handles(MapStep)
-async def _handle_map_step(
-    core: ExecutorCore, step: MapStep[Any, Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_map_step(core: ExecutorCore, step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     items = _items(step, frame)
     branches = [Branch(str(i), f"item:{i}", step.pipeline, item) for i, item in enumerate(items)]
     run = BranchRun(core, frame, branches, step.policy)

@@ -66,12 +66,8 @@ class ParallelStep(BaseStep[InT, dict[str, Any]]):
 
 
 @ExecutorCore.handles(ParallelStep)
-async def _handle_parallel_step(
-    core: ExecutorCore, step: ParallelStep[Any], frame: ExecutionFrame[Any]
-) -> StepResult:
-    branches = [
-        Branch(name, f"branch:{name}", pipeline, frame.data) for name, pipeline in step.branches.items()
-    ]
+async def _handle_parallel_step(core: ExecutorCore, step: ParallelStep[Any], frame: ExecutionFrame[Any]) -> StepResult:
+    branches = [Branch(name, f"branch:{name}", pipeline, frame.data) for name, pipeline in step.branches.items()]
     run = BranchRun(core, frame, branches, step.policy)
     await run.run()
     return run.conclude(outputs_by_name(run))
@@ -80,22 +76,16 @@ async def _handle_parallel_step(
 def outputs_by_name(run: BranchRun) -> dict[str, Any]:
     """Return the outputs in order of declaration; a branch that did not complete is there as its result."""
     ordered = [(branch.name, run.results.get(branch.name)) for branch in run.branches]
-    return {
-        name: result.output if result.success else result for name, result in ordered if result is not None
-    }
+    return {name: result.output if result.success else result for name, result in ordered if result is not None}
 
 
-def as_pipelines(
-    name: str, branches: Mapping[str, BaseStep[Any, Any]]
-) -> dict[str, Pipeline[Any, Any]]:
+def as_pipelines(name: str, branches: Mapping[str, BaseStep[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:
     """Return branches as pipelines, so that a path is the same whether a branch is a step or a pipeline of one."""
     if not branches:
         raise ConfigurationError(f"step {name!r} needs at least one branch")
     for key, branch in branches.items():
         if not isinstance(branch, BaseStep):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
-            raise ConfigurationError(
-                f"step {name!r}: the branch {key!r} is {branch!r}; give a step or a pipeline"
-            )
+            raise ConfigurationError(f"step {name!r}: the branch {key!r} is {branch!r}; give a step or a pipeline")
     return {key: Pipeline.from_step(branch) for key, branch in branches.items()}
 
 

@@ -82,9 +82,7 @@ class _RefineCheckpoint:
 
 
 @ExecutorCore.handles(RefineStep)
-async def _handle_refine_step(
-    core: ExecutorCore, step: RefineStep[Any, Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_refine_step(core: ExecutorCore, step: RefineStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     """Run generator and critic in turn; `data` is a request for the generator, or a draft for the critic."""
     request = {"original_input": frame.data, "feedback": None}
     start = frame.checkpoint(_RefineCheckpoint) or _RefineCheckpoint(0, request, is_draft=False, history=())

@@ -62,9 +62,7 @@ class _Routed:
 
 
 @ExecutorCore.handles(RouterStep)
-async def _handle_router_step(
-    core: ExecutorCore, step: RouterStep[Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_router_step(core: ExecutorCore, step: RouterStep[Any], frame: ExecutionFrame[Any]) -> StepResult:
     journal, routed_path = frame.scope.journal, (*frame.path, "routed")
     routed = journal.take(routed_path, _Routed)
     choice = routed.result if routed else await core.execute(frame.child(step.router, frame.data, at="router"))

@@ -8,9 +8,11 @@ from flujo.testing.assertions import (
     gather_result,
 )
 from flujo.testing.clock import ManualClock
+from flujo.testing.stores import FailingCache
 
 __all__ = [
     "DummyPlugin",
+    "FailingCache",
     "FailingStreamAgent",
     "ManualClock",
     "StubAgent",

@@ -40,9 +40,7 @@ def assert_context_updated(result: PipelineResult[Any], **fields: Any) -> None:
         assert actual == expected, f"the context field {name!r} is {actual!r}, not {expected!r}"
 
 
-def assert_validator_failed(
-    result: PipelineResult[Any], validator_name: str, feedback_part: str | None = None
-) -> None:
+def assert_validator_failed(result: PipelineResult[Any], validator_name: str, feedback_part: str | None = None) -> None:
     """Assert that some step, at any depth, failed on a validator, and with this in its feedback if given."""
     said = [step.feedback for step in _walk(result.step_history) if step.feedback and not step.success]
     named = [feedback for feedback in said if validator_name in feedback]

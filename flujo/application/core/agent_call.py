@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from flujo.application.core.frame import ExecutionFrame, OnChunk
+from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
-from flujo.domain.money import ZERO
+from flujo.domain.money import ZERO, add_usd
 from flujo.domain.step import AgentStep
+from flujo.exceptions import NonRetryableError
+
+T = TypeVar("T")
 
 
 class CutShortError(Exception):
@@ -33,18 +36,23 @@ async def ask(
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
             streamed = StreamedAnswer()
             chunks = call.stream(data, **_keywords(call, step, frame, feedback))
-            await _within_deadline(step, frame, _consume(chunks, streamed, frame.on_chunk))
+            await within_deadline(
+                frame.scope.control, _consume(chunks, streamed, frame.on_chunk), step.config.timeout_s
+            )
             answer = streamed.whole()
         else:
             assert call.run is not None, "an agent that does not stream runs"
             given = call.run(data, **_keywords(call, step, frame, feedback)) if call.keywords else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
-                given = await _within_deadline(step, frame, given)
+                given = await within_deadline(frame.scope.control, given, step.config.timeout_s)
             answer = read_answer(given)
     except Exception as error:  # the agent is code of the user's
         answer = _failed(error, streamed)
-    except asyncio.CancelledError as error:
-        answer = _cancelled(error, frame, streamed)
+    except asyncio.CancelledError:
+        if _is_run_cancelled():
+            frame.scope.control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
+            raise
+        answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
     if answer.cost or answer.tokens:
         await frame.usage.add_usage(answer.cost, answer.tokens)
     return answer
@@ -68,11 +76,13 @@ def _keywords(
     )
 
 
-async def _within_deadline(
-    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], answer: Awaitable[Any]
-) -> Any:
-    """Await an answer, no longer than the step's timeout and no longer than the run's limits hold."""
-    timeout_s, control = step.config.timeout_s, frame.scope.control
+async def within_deadline(control: RunControl, answer: Awaitable[T], timeout_s: float | None = None) -> T:
+    """Await an answer, no longer than a timeout in seconds and no longer than the limits of the run hold.
+
+    Raises:
+        CutShortError: A limit was passed.
+        TimedOutError: The timeout was.
+    """
     if timeout_s is None and not control.is_limited:
         return await answer
     deadline = asyncio.timeout(timeout_s)
@@ -107,18 +117,13 @@ def _failed(error: BaseException, streamed: StreamedAnswer | None) -> Answer:
     """Return a call that failed, with what it reports to have cost all the same."""
     reported = Answer()
     if hasattr(error, "cost_usd") or hasattr(error, "token_counts"):
-        with contextlib.suppress(Exception):  # the error of the agent says more than a bad cost report
+        with contextlib.suppress(NonRetryableError):  # the error of the agent says more than a bad cost report
             reported = read_answer(error)
     cost, tokens = (streamed.cost, streamed.tokens) if streamed else (ZERO, 0)
-    return Answer(None, cost + reported.cost, tokens + reported.tokens, error)
+    return Answer(None, add_usd(cost, reported.cost), tokens + reported.tokens, error)
 
 
-def _cancelled(
-    error: asyncio.CancelledError, frame: ExecutionFrame[Any], streamed: StreamedAnswer | None
-) -> Answer:
-    """Raise the cancellation of the run; an agent that cancels itself has failed."""
+def _is_run_cancelled() -> bool:
+    """Return whether a cancellation comes from outside; an agent may also cancel itself, and has failed then."""
     task = asyncio.current_task()
-    if task is None or task.cancelling():
-        frame.scope.control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
-        raise error
-    return _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
+    return task is None or task.cancelling() > 0

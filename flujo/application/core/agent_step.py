@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.agent_call import CutShortError, TimedOutError, ask
+from flujo.application.core.agent_call import CutShortError, TimedOutError, ask, within_deadline
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.judgement import Verdict, judge
@@ -71,9 +71,7 @@ class _Turn:
 
 
 @ExecutorCore.handles(AgentStep)
-async def _handle_agent_step(
-    core: ExecutorCore, step: AgentStep[Any, Any], frame: ExecutionFrame[Any]
-) -> StepResult:
+async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     """Try until an answer is accepted, at most `1 + max_retries` times."""
     if step.call is None:
         raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
@@ -125,12 +123,11 @@ def _end_at_once(
     return None
 
 
-async def _is_accepted(
-    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn
-) -> bool:
+async def _is_accepted(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn) -> bool:
     """Judge the newest output; if it is refused, prepare the next turn."""
     try:
-        verdict = await judge(step, attempts.output, turn.feedback, frame.context)
+        judged = judge(step, attempts.output, turn.feedback, frame.context)
+        verdict = await within_deadline(frame.scope.control, judged)
     except PipelineAbortSignal:
         raise
     except Exception as error:  # processors, plugins and validators are code of the user's
@@ -151,9 +148,7 @@ async def _is_accepted(
 def _redirect(step: AgentStep[Any, Any], turn: _Turn, agent: Any) -> None:
     turn.had_turns = turn.had_turns or [step.agent]
     if any(agent is earlier for earlier in turn.had_turns):
-        raise InfiniteRedirectError(
-            f"step {step.name!r}: a plugin redirects to {agent!r}, which already had its turn"
-        )
+        raise InfiniteRedirectError(f"step {step.name!r}: a plugin redirects to {agent!r}, which already had its turn")
     turn.had_turns.append(agent)
     turn.call = AgentCall.of(agent, step.name)
 

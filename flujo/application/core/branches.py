@@ -84,9 +84,7 @@ class BranchRun:
         """Run all branches to their end, at most `max_concurrency` at once."""
         if (left := self.frame.checkpoint(_BranchesCheckpoint)) is not None:
             self.results.update(left.finished)
-            self.contexts.update(
-                {name: copy_context(context) for name, context in left.contexts.items()}
-            )
+            self.contexts.update({name: copy_context(context) for name, context in left.contexts.items()})
         todo = [branch for branch in self.branches if branch.name not in self.results]
         self.frame.usage = self.frame.usage.for_branches()
         limit = self.policy.max_concurrency
@@ -127,16 +125,12 @@ class BranchRun:
         """
         ran = [self.results[branch.name] for branch in self.branches if branch.name in self.results]
         self.frame.history = [*before, *ran]
+        if len(ran) < len(self.branches) or any(result.status in ("stopped", "aborted") for result in ran):
+            return halted(self.frame, output)
         if any(result.status == "paused" for result in ran):
             return self._pause(ran)
-        if len(ran) < len(self.branches) or any(
-            result.status in ("stopped", "aborted") for result in ran
-        ):
-            return halted(self.frame, output)
         failed = [result for result in ran if not result.success]
-        if failed and (
-            self.policy.on_failure is BranchFailureStrategy.PROPAGATE or len(failed) == len(ran)
-        ):
+        if failed and (self.policy.on_failure is BranchFailureStrategy.PROPAGATE or len(failed) == len(ran)):
             why = "; ".join(filter(None, map(blame, failed[:_MOST_BLAMED])))
             more = f"; and {len(failed) - _MOST_BLAMED} more" if len(failed) > _MOST_BLAMED else ""
             return conclude(self.frame, output, status="failed", feedback=why + more)
@@ -145,11 +139,7 @@ class BranchRun:
 
     def _pause(self, ran: Sequence[StepResult]) -> StepResult:
         """Keep what finished and the contexts of what waits."""
-        waiting = {
-            name: self.contexts[name]
-            for name, result in self.results.items()
-            if result.status == "paused"
-        }
+        waiting = {name: self.contexts[name] for name, result in self.results.items() if result.status == "paused"}
         finished = {name: result for name, result in self.results.items() if name not in waiting}
         self.frame.save(_BranchesCheckpoint(finished, waiting))
         first = next(result for result in ran if result.status == "paused")
@@ -175,14 +165,9 @@ class BranchRun:
         )
 
 
-def _allowed_fields(
-    branches: Collection[str], policy: BranchPolicy
-) -> Mapping[str, Sequence[str]] | None:
+def _allowed_fields(branches: Collection[str], policy: BranchPolicy) -> Mapping[str, Sequence[str]] | None:
     """Return which fields each branch may bring back; `None` for all."""
     if policy.include is None:
         return policy.field_mapping
     mapping = policy.field_mapping or {}
-    return {
-        name: [key for key in mapping.get(name, policy.include) if key in policy.include]
-        for name in branches
-    }
+    return {name: [key for key in mapping.get(name, policy.include) if key in policy.include] for name in branches}

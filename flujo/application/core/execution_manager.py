@@ -25,6 +25,7 @@ class ResumePoint:
 
     Attributes:
         pipeline: What was run.
+        data: Its input.
         context: The context as the run left it.
         checkpoints: Where the unfinished steps stand, by path.
         waiting: The steps that wait.
@@ -33,6 +34,7 @@ class ResumePoint:
     """
 
     pipeline: Pipeline[Any, Any]
+    data: Any
     context: BaseModel
     checkpoints: dict[StepPath, Any]
     waiting: tuple[Waiting, ...]
@@ -73,10 +75,10 @@ class ExecutionManager:
                 status = result.status
                 if status == "paused":
                     run.save(SequenceCheckpoint(position, data, tuple(history[:-1])))
-                break
             data = result.output
             if control.halt is not None:
                 status = control.halt.status
+            if status != "completed":
                 break
         return self._result(run, history, status, data)
 
@@ -97,6 +99,7 @@ class ExecutionManager:
     def _resume_point(self, run: ExecutionFrame[Any], waiting: list[Waiting]) -> ResumePoint:
         return ResumePoint(
             self.coordinator.pipeline,
+            run.data,
             run.context,
             run.scope.journal.left,
             tuple(waiting),

@@ -28,9 +28,7 @@ class Verdict:
     validations: list[ValidationResult] = field(default_factory=list[ValidationResult])
 
 
-async def judge(
-    step: AgentStep[Any, Any], output: Any, feedback: str | None, context: BaseModel
-) -> Verdict:
+async def judge(step: AgentStep[Any, Any], output: Any, feedback: str | None, context: BaseModel) -> Verdict:
     """Process an output and judge it.
 
     Args:
@@ -57,9 +55,7 @@ async def _ask_plugins(step: AgentStep[Any, Any], verdict: Verdict, feedback: st
             name = type(plugin).__name__
             verdict.feedback = outcome.feedback or f"{name} refused the output"
             verdict.redirect_to = outcome.redirect_to
-            verdict.failed.append(
-                ValidationResult(is_valid=False, feedback=verdict.feedback, validator_name=name)
-            )
+            verdict.failed.append(ValidationResult(is_valid=False, feedback=verdict.feedback, validator_name=name))
             return
         if outcome.new_solution is not None:
             verdict.output = outcome.new_solution

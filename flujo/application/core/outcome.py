@@ -53,9 +53,7 @@ def end_with(
     )
 
 
-def halted(
-    frame: ExecutionFrame[Any], output: Any = None, *, attempts: int = 1
-) -> StepResult:
+def halted(frame: ExecutionFrame[Any], output: Any = None, *, attempts: int = 1) -> StepResult:
     """Return the result of a step that had more to do when its run was stopped."""
     halt = frame.scope.control.halt
     assert halt is not None, "only a stopped run leaves a step unfinished"

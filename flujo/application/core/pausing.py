@@ -22,9 +22,7 @@ class Question:
     tokens: int = 0
 
 
-def wait_for_person(
-    frame: ExecutionFrame[Any], question: Question, input_schema: Any = None
-) -> StepResult:
+def wait_for_person(frame: ExecutionFrame[Any], question: Question, input_schema: Any = None) -> StepResult:
     """Let the frame's step wait, and return its result: paused, with the question as feedback."""
     frame.save(question)
     frame.scope.control.waiting.append(

@@ -40,9 +40,7 @@ async def run_in_order(
     history = frame.history = list(start.history)
     for position in range(start.position, len(steps)):
         on_chunk = frame.on_chunk if position == last else None
-        result = await core.execute(
-            frame.child(steps[position], data, at=str(position), on_chunk=on_chunk)
-        )
+        result = await core.execute(frame.child(steps[position], data, at=str(position), on_chunk=on_chunk))
         history.append(result)
         if result.status != "completed":
             if result.status == "paused":

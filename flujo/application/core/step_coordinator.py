@@ -20,9 +20,7 @@ class StepCoordinator:
     core: ExecutorCore
     pipeline: Pipeline[Any, Any]
 
-    def execute_step(
-        self, position: int, data: Any, run: ExecutionFrame[Any]
-    ) -> Awaitable[StepResult]:
+    def execute_step(self, position: int, data: Any, run: ExecutionFrame[Any]) -> Awaitable[StepResult]:
         """Run the step at a position of the pipeline.
 
         Args:
@@ -32,6 +30,4 @@ class StepCoordinator:
         """
         steps = self.pipeline.steps
         on_chunk = run.on_chunk if position == len(steps) - 1 else None
-        return self.core.execute(
-            run.child(steps[position], data, at=str(position), on_chunk=on_chunk)
-        )
+        return self.core.execute(run.child(steps[position], data, at=str(position), on_chunk=on_chunk))

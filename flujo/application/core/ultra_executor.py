@@ -134,17 +134,14 @@ class ExecutorCore:
 
     async def _run_limited(self, frame: ExecutionFrame[Any]) -> StepResult:
         step = frame.step
-        if step.input_key is not None:
-            if (missing := _pick_input(frame, step.input_key)) is not None:
-                return missing
+        if step.input_key is not None and (missing := _pick_input(frame, step.input_key)) is not None:
+            return missing
         if step.usage_limits is None:
             return await self._run_with_fallback(frame)
         governor = _limit(frame, step.usage_limits)
         result = await self._run_with_fallback(frame)
         if result.status == "paused":
-            frame.scope.journal.save(
-                (*frame.path, "usage"), _Spent(governor.total_cost, governor.total_tokens)
-            )
+            frame.scope.journal.save((*frame.path, "usage"), _Spent(governor.total_cost, governor.total_tokens))
         return result
 
     async def _run_with_fallback(self, frame: ExecutionFrame[Any]) -> StepResult:
@@ -155,9 +152,7 @@ class ExecutorCore:
         primary = fallen.primary if fallen else await self._run(frame)
         if primary.status != "failed" or frame.scope.control.halt is not None:
             return primary
-        rescue = await self.execute(
-            frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk)
-        )
+        rescue = await self.execute(frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk))
         if rescue.status == "paused":
             frame.save(_FellBack(primary))
         return _rescued(step, primary, rescue)
@@ -165,9 +160,7 @@ class ExecutorCore:
 
 def _limit(frame: ExecutionFrame[Any], limits: UsageLimits) -> UsageGovernor:
     spent = frame.scope.journal.take((*frame.path, "usage"), _Spent) or _Spent(ZERO, 0)
-    frame.usage = frame.usage.child(
-        limits, label=frame.step.describe(), cost=spent.cost, tokens=spent.tokens
-    )
+    frame.usage = frame.usage.child(limits, label=frame.step.describe(), cost=spent.cost, tokens=spent.tokens)
     return frame.usage
 
 
@@ -177,12 +170,8 @@ def _pick_input(frame: ExecutionFrame[Any], key: str) -> StepResult | None:
     if isinstance(data, dict) and key in data:
         frame.data = data[key]
         return None
-    known = (
-        f"its keys are {', '.join(map(repr, data))}" if isinstance(data, dict) else f"it is a {type(data).__name__}"
-    )
-    return StepResult(
-        frame.step.name, success=False, attempts=0, feedback=f"the input has no key {key!r}; {known}"
-    )
+    known = f"its keys are {', '.join(map(repr, data))}" if isinstance(data, dict) else f"it is a {type(data).__name__}"
+    return StepResult(frame.step.name, success=False, attempts=0, feedback=f"the input has no key {key!r}; {known}")
 
 
 def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) -> StepResult:
@@ -236,9 +225,7 @@ async def _tell_after(frame: ExecutionFrame[Any], result: StepResult) -> None:
         return
     payload: PostStepPayload | OnPausePayload | OnStepFailurePayload
     if result.success:
-        payload = PostStepPayload(
-            step_result=result, path=frame.path, context=frame.context, resources=scope.resources
-        )
+        payload = PostStepPayload(step_result=result, path=frame.path, context=frame.context, resources=scope.resources)
     elif result.status == "paused":
         payload = OnPausePayload(
             step_name=result.name,

@@ -55,15 +55,11 @@ class UsageGovernor:
 
     def child(self, limits: UsageLimits, *, label: str, cost: Decimal, tokens: int) -> "UsageGovernor":
         """Return the governor of a step below this level; `cost` and `tokens` are what it spent before."""
-        return UsageGovernor(
-            limits, label=label, on_breach=self._on_breach, parent=self, cost=cost, tokens=tokens
-        )
+        return UsageGovernor(limits, label=label, on_breach=self._on_breach, parent=self, cost=cost, tokens=tokens)
 
     def for_branches(self) -> "_ParallelUsageGovernor":
         """Return the governor that the branches of a parallel step share."""
-        return _ParallelUsageGovernor(
-            None, label=self._label, on_breach=self._on_breach, parent=self
-        )
+        return _ParallelUsageGovernor(None, label=self._label, on_breach=self._on_breach, parent=self)
 
     def breach(self) -> str | None:
         """Return which limit of this level is passed, with the limit and what was spent, or `None`."""
@@ -71,10 +67,7 @@ class UsageGovernor:
             return None
         dollars, tokens = self._limits.total_cost_usd_limit, self._limits.total_tokens_limit
         if dollars is not None and self.total_cost > dollars:
-            return (
-                f"{self._label} passed its limit of {format_usd(dollars)}: "
-                f"{format_usd(self.total_cost)} spent"
-            )
+            return f"{self._label} passed its limit of {format_usd(dollars)}: {format_usd(self.total_cost)} spent"
         if tokens is not None and self.total_tokens > tokens:
             return f"{self._label} passed its limit of {tokens} tokens: {self.total_tokens} spent"
         return None

@@ -1,0 +1,9 @@
+"""Runs every measurement, one after the other, and prints what each prints."""
+
+from benchmarks import import_time, memory, speed
+
+speed.main()
+print()
+import_time.main()
+print()
+memory.main()

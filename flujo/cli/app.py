@@ -1,0 +1,98 @@
+"""The command line: its commands, its errors and its exit codes."""
+
+import logging
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from flujo.application.core.outcome import describe_error
+from flujo.cli.exit_codes import ExitCode, exit_code_of
+from flujo.cli.terminal import say_error, survive_any_text
+from flujo.exceptions import FlujoError
+
+
+def _version() -> str:
+    return f"flujo {installed_version('flujo')}"
+
+
+def version() -> None:
+    """Print the version of flujo."""
+    print(_version())
+
+
+app = App(
+    name="flujo",
+    help="Run AI workflows from the command line.",
+    version=_version,
+    result_action="return_value",
+    usage="Usage: flujo [--debug] COMMAND [ARGUMENTS]",
+)
+app.command("flujo.cli.run_command:run", name="run", help="Run the workflow in a file.")
+app.command(
+    "flujo.cli.validate_command:validate",
+    name="validate",
+    help="Check the workflow in a Python file without running it.",
+)
+app.command("flujo.cli.show_command:show", name="show", help="Draw the workflow in a file.")
+app.command("flujo.cli.bench_command:bench", name="bench", help="Measure what flujo itself costs on this machine.")
+app.command(version)
+app.meta.result_action = "return_value"
+
+
+@app.meta.default
+def _with_common_options(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    debug: Annotated[bool, Parameter(negative=())] = False,
+) -> int | None:
+    """Run a command.
+
+    Args:
+        tokens: The command and its arguments.
+        debug: Show where an error comes from, and what flujo logs.
+    """
+    if debug:
+        logging.basicConfig()
+        logging.getLogger("flujo").setLevel(logging.DEBUG)
+    try:
+        return app(tokens, exit_on_error=False, print_error=False, verbose=False)  # type: ignore[no-any-return]  # what the command returns
+    except Exception as error:  # a command runs the user's code
+        if debug:
+            traceback.print_exc()
+        return _refused(error)
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; nothing but a bug escapes.
+
+    Args:
+        arguments: What follows the name of the program.
+    """
+    survive_any_text()
+    try:
+        code = app.meta(list(arguments), exit_on_error=False, print_error=False, verbose=False)
+    except CycloptsError as error:
+        return _refused(error)
+    except KeyboardInterrupt as interrupt:
+        say_error(str(interrupt) or "interrupted")
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.SUCCESS
+
+
+def _description(error: Exception) -> str:
+    """Return an error of ours as it says itself, and any other with its type."""
+    return str(error) if isinstance(error, FlujoError) else f"{describe_error(error)} (--debug shows where)"
+
+
+def _refused(error: Exception) -> ExitCode:
+    """Print an error on one line, and return the code of a command that ends with it."""
+    if isinstance(error, UnusedCliTokensError):
+        unused = " ".join(error.unused_tokens or ())
+        say_error(f"unexpected argument {unused!r}; an input is given with --input, and quoted")
+    elif isinstance(error, CycloptsError):
+        say_error(str(error))
+    else:
+        say_error(_description(error))
+    return ExitCode.WRONG_USAGE if isinstance(error, CycloptsError) else exit_code_of(error)

@@ -1,0 +1,106 @@
+"""`flujo run`: runs the workflow in a file on an input, and prints what came of it."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flujo.application.runner import Flujo
+from flujo.cli.exit_codes import ExitCode, WrongUsageError
+from flujo.cli.inputs import InputSource, read_text_file
+from flujo.cli.loading import LoadedFile, load_file
+from flujo.cli.reporting import report
+from flujo.cli.running import run_to_end
+from flujo.cli.settings import read_run_settings
+from flujo.cli.terminal import ResultStream
+from flujo.cli.typed_values import fields_of, input_for
+from flujo.domain.models import UsageLimits
+from flujo.exceptions import PipelineContextInitializationError
+
+Flag = Annotated[bool, Parameter(negative=())]
+"""An option without a value, and without a `--no-...` twin."""
+
+FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""A value that may begin with a hyphen."""
+
+
+def run(
+    file: str,
+    /,
+    *,
+    input: FreeText | None = None,
+    input_file: FreeText | None = None,
+    context_model: str | None = None,
+    context_data: str | None = None,
+    context_file: str | None = None,
+    run_id: str | None = None,
+    limit_usd: float | None = None,
+    limit_tokens: int | None = None,
+    json: Flag = False,
+    stream: Flag = False,
+) -> ExitCode:
+    """Run the workflow in a Python file.
+
+    The output goes to stdout: a string as it is, anything else as JSON.
+    Progress, a table of the steps and everything that the workflow itself prints go to stderr.
+
+    Without `--input` and `--input-file`, the input is read from stdin if something is piped there.
+    If the first step takes anything but a string, the input is JSON.
+
+    Limits may also stand in the `[run]` table of a `flujo.toml` in this folder or one above it (`limit_usd`,
+    `limit_tokens`), or in the environment (`FLUJO_LIMIT_USD`, `FLUJO_LIMIT_TOKENS`); flags win over the environment,
+    and the environment over the file.
+
+    Exit codes: **0** success, **1** the run failed, **2** wrong usage, input or file, **3** a limit stopped it,
+    **4** it waits for a person, **130** interrupted.
+
+    Args:
+        file: A Python file, or FILE:NAME for one of its variables. Without a name: `pipeline`, or the only pipeline
+            or Flujo there is.
+        input: The input itself.
+        input_file: A file with the input, a folder of text files, or - for stdin.
+        context_model: The pydantic model in the file that is the run's context.
+        context_data: Fields of the context, as a JSON object.
+        context_file: A file with the fields of the context, as a JSON object.
+        run_id: The identity of the run; a fresh one by default.
+        limit_usd: The most US dollars that the run may use.
+        limit_tokens: The most tokens that the run may use.
+        json: Print the whole result as one JSON document, and nothing but errors to stderr.
+        stream: Print the chunks of a streaming last step as they come.
+    """
+    if json and stream:
+        raise WrongUsageError("--json and --stream are both given; give one of them")
+    source = InputSource(input, input_file)
+    source.check()
+    context = _context_fields(context_data, context_file)
+    limits = read_run_settings({"limit_usd": limit_usd, "limit_tokens": limit_tokens}).usage_limits()
+    results = ResultStream(sys.stdout)
+    with redirect_stdout(sys.stderr):  # stdout is for results, so what the user's code prints goes where progress is
+        runner = _runner(load_file(file), context_model, context, limits)
+        runner.check()
+        data = input_for(runner.pipeline.steps[0], source.read(is_quiet=json))
+        try:
+            ended = run_to_end(
+                runner, data, run_id=run_id, is_quiet=json, write_chunk=results.write if stream else None
+            )
+        except PipelineContextInitializationError as error:
+            raise WrongUsageError(f"{error}: --context-data or --context-file") from error
+    return report(ended, runner.pipeline, results, is_json=json)
+
+
+def _context_fields(text: str | None, file: str | None) -> dict[str, Any]:
+    if text is not None and file is not None:
+        raise WrongUsageError("--context-data and --context-file are both given; give one of them")
+    if file is not None:
+        return fields_of(read_text_file(Path(file)), file)
+    return {} if text is None else fields_of(text, "--context-data")
+
+
+def _runner(
+    loaded: LoadedFile, context_model: str | None, context: dict[str, Any], limits: UsageLimits | None
+) -> Flujo[Any, Any]:
+    """Return the file's own runner, or one for its pipeline, with what the command line says on top."""
+    model = None if context_model is None else loaded.context_model(context_model)
+    return loaded.runner.with_settings(context_model=model, initial_context_data=context, usage_limits=limits)

@@ -1,0 +1,56 @@
+"""`flujo validate`: says what a run of a workflow would refuse, without running it."""
+
+import sys
+from contextlib import redirect_stdout
+
+from pydantic_core import to_json
+
+from flujo.application.runner import Flujo
+from flujo.cli.exit_codes import ExitCode
+from flujo.cli.formats import count
+from flujo.cli.loading import load_file
+from flujo.cli.run_command import Flag
+from flujo.cli.terminal import ResultStream
+from flujo.domain.pipeline import ValidationFinding, ValidationReport
+
+
+def validate(file: str, /, *, context_model: str | None = None, json: Flag = False) -> ExitCode:
+    """Check the workflow in a Python file without running it.
+
+    Prints one line for each error and warning. Exit codes: **0** a run may start, warnings or not, **2** it may not.
+
+    Args:
+        file: A Python file, or FILE:NAME for one of its variables.
+        context_model: The pydantic model in the file that is the run's context; by default that of the Flujo.
+        json: Print what was found as one JSON document.
+    """
+    results = ResultStream(sys.stdout)
+    with redirect_stdout(sys.stderr):  # the user's file may print
+        loaded = load_file(file)
+        model = loaded.runner.context_model if isinstance(loaded.workflow, Flujo) else None
+        if context_model is not None:
+            model = loaded.context_model(context_model)
+        pipeline = loaded.runner.pipeline
+        report = pipeline.validate_graph(model)
+    results.write(_document(report) if json else _lines(report, file, len(pipeline.steps)))
+    return ExitCode.SUCCESS if report.is_valid else ExitCode.WRONG_USAGE
+
+
+def _lines(report: ValidationReport, file: str, step_count: int) -> str:
+    lines = [f"error: {finding}" for finding in report.errors] + [f"warning: {finding}" for finding in report.warnings]
+    if report.is_valid:
+        lines.append(f"{file} is valid: {count(step_count, 'step')}, {count(len(report.warnings), 'warning')}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _document(report: ValidationReport) -> str:
+    document = {
+        "is_valid": report.is_valid,
+        "errors": [_finding(finding) for finding in report.errors],
+        "warnings": [_finding(finding) for finding in report.warnings],
+    }
+    return to_json(document, indent=2).decode() + "\n"
+
+
+def _finding(finding: ValidationFinding) -> dict[str, str]:
+    return {"step_name": finding.step_name, "message": finding.message}

@@ -1,0 +1,34 @@
+"""How hard the tests try: `--long` looks for rare failures, without it a run is short and repeatable."""
+
+import pytest
+from hypothesis import settings
+
+_LONG_TIMEOUT_S = 3600
+
+settings.register_profile(
+    "ci", max_examples=50, derandomize=True, deadline=None, database=None, print_blob=True
+)
+settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--long`."""
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="try many random examples in property tests, other ones each time",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the Hypothesis profile."""
+    settings.load_profile("long" if config.getoption("--long") else "ci")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give long property tests the time they need."""
+    if not config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("hypothesis") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_S))
