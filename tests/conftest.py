@@ -5,9 +5,7 @@ from hypothesis import settings
 
 _LONG_TIMEOUT_S = 3600
 
-settings.register_profile(
-    "ci", max_examples=50, derandomize=True, deadline=None, database=None, print_blob=True
-)
+settings.register_profile("ci", max_examples=50, derandomize=True, deadline=None, database=None, print_blob=True)
 settings.register_profile("long", max_examples=5000, deadline=None, print_blob=True)
 
 

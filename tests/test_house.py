@@ -38,9 +38,7 @@ HEAVY_LIBRARIES = {
     "textual",
 }
 
-_MACHINE_PATHS = [
-    "/".join(["", *parts]) for parts in (["work", "main"], ["root", ".venv"], ["opt", "pypi"])
-]
+_MACHINE_PATHS = ["/".join(["", *parts]) for parts in (["work", "main"], ["root", ".venv"], ["opt", "pypi"])]
 _REGISTRY_HOSTS = ["pypi" + ".org", "files.pythonhosted" + ".org", "registry.npmjs" + ".org"]
 
 
@@ -57,9 +55,7 @@ def _package(**texts: str) -> list[SourceModule]:
         name = "flujo." + key.replace("__", ".")
         package, _, last = name.rpartition(".")
         is_package = last == "init"
-        made.append(
-            SourceModule.from_text(package if is_package else name, text, is_package=is_package)
-        )
+        made.append(SourceModule.from_text(package if is_package else name, text, is_package=is_package))
     return made
 
 
@@ -157,9 +153,7 @@ def test_a_package_may_re_export_its_own_modules() -> None:
             cache__memory="import flujo.state.sqlite",
             cache__keys="",
         ),
-        _package(
-            cache__init="import flujo.cache.memory", cache__memory="from flujo.cache import get"
-        ),
+        _package(cache__init="import flujo.cache.memory", cache__memory="from flujo.cache import get"),
     ],
     ids=["directly", "through an __init__ on the way", "with its own package"],
 )
@@ -200,9 +194,7 @@ def test_the_longest_name_decides_the_layer() -> None:
 
 def test_an_import_in_a_function_is_found_once() -> None:
     """An import in a nested function is one complaint, and a permission lets it pass."""
-    package = _package(
-        agents__prices="class A:\n def f(self):\n  async def g():\n   import genai_prices.data"
-    )
+    package = _package(agents__prices="class A:\n def f(self):\n  async def g():\n   import genai_prices.data")
 
     (complaint,) = hidden_imports(package, {})
     allowed = hidden_imports(package, {"flujo.agents.prices": {"genai_prices"}})
@@ -286,9 +278,7 @@ def test_only_named_errors_may_be_suppressed(suppressed: str, count: int) -> Non
 # Words
 
 
-@pytest.mark.parametrize(
-    "word", [REMOVED_MODULE, MACHINE_PATH, REGISTRY_HOST], ids=lambda word: str(word.pattern)
-)
+@pytest.mark.parametrize("word", [REMOVED_MODULE, MACHINE_PATH, REGISTRY_HOST], ids=lambda word: str(word.pattern))
 def test_no_file_names_what_it_must_not(word: re.Pattern[str]) -> None:
     """No file names the module REQ-CORE-002 removed, a path of one machine, or a package registry."""
     assert occurrences(word, repository_files(REPOSITORY), within=REPOSITORY) == []
@@ -377,9 +367,7 @@ def test_everything_exported_has_a_docstring() -> None:
     assert undescribed_objects(exported) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["x = 1", '"""Loops"""', '"""Loops. Then stops."""', '"""Loops\nand stops."""']
-)
+@pytest.mark.parametrize("text", ["x = 1", '"""Loops"""', '"""Loops. Then stops."""', '"""Loops\nand stops."""'])
 def test_a_module_without_one_sentence_is_found(text: str) -> None:
     """A public module is named that has no docstring, or one whose first line is no sentence."""
     package = _package(steps__map=text, steps___private=text, steps__init="")
@@ -389,9 +377,7 @@ def test_a_module_without_one_sentence_is_found(text: str) -> None:
     assert complaint.startswith("flujo.steps.map ")
 
 
-@pytest.mark.parametrize(
-    "line", ["Runs steps, e.g. Loops.", "Is it `flujo.run`?", "Keeps 1.5 seconds."]
-)
+@pytest.mark.parametrize("line", ["Runs steps, e.g. Loops.", "Is it `flujo.run`?", "Keeps 1.5 seconds."])
 def test_a_sentence_may_contain_full_stops(line: str) -> None:
     """Abbreviations, code and numbers do not end a sentence."""
     assert is_one_sentence(line)

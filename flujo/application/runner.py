@@ -39,6 +39,7 @@ from flujo.exceptions import (
 )
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
+from flujo.utils.narrowing import is_dict
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
@@ -423,7 +424,7 @@ def _refuse_running_loop(method: str, instead: str) -> None:
 def _mark_pause(context: BaseModel, waiting: Sequence[Waiting] | None) -> None:
     """Say in the scratchpad, if there is one, what a paused run asks; or that it asks nothing any more."""
     scratchpad = getattr(context, "scratchpad", None)  # a context may be any model
-    if not isinstance(scratchpad, dict):
+    if not is_dict(scratchpad):
         return
     if waiting is None:
         scratchpad.pop("status", None)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from flujo.application.runner import Flujo
 from flujo.bench.scenarios import SCENARIOS, Scenario
-from flujo.domain.results import StepResult
+from flujo.domain.results import RunStatus, StepResult
 from flujo.exceptions import FlujoError
 
 SIZES = (100, 1_000, 10_000)
@@ -31,7 +31,15 @@ CpuClock = Callable[[], float]
 
 
 class BenchmarkError(FlujoError):
-    """What should be measured did not run to its end."""
+    """What should be measured did not run to its end.
+
+    Attributes:
+        status: How it ended instead.
+    """
+
+    def __init__(self, message: str, *, status: RunStatus) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Measurement(BaseModel):
@@ -147,7 +155,7 @@ async def _measure_pipeline(runner: Flujo[Any, Any], data: Any, repeats: int, cl
         took_s = clock() - started
         if not result.success:
             why = result.step_history[-1].feedback if result.step_history else "no step ran"
-            raise BenchmarkError(f"the pipeline {result.status} instead of completing: {why}")
+            raise BenchmarkError(f"the pipeline {result.status} instead of completing: {why}", status=result.status)
         steps = count_steps(result.step_history)
         us_per_step.append(took_s / steps * 1e6)
     return PipelineMeasurement(name=runner.pipeline_name, steps=steps, cpu_us=median(us_per_step[1:]))

@@ -42,5 +42,5 @@ def scenario_table(measurements: Sequence[Measurement]) -> Table:
 def pipeline_line(measurement: PipelineMeasurement) -> str:
     """Return what was measured of a user's pipeline, in one line."""
     return (
-        f"{measurement.name}: {measurement.cpu_us:,.1f} µs of CPU time per step, {measurement.steps:,} steps in a run"
+        f"{measurement.name}: {measurement.cpu_us:,.1f} µs of CPU time per step; steps in a run: {measurement.steps:,}"
     )

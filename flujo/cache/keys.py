@@ -17,6 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from flujo.exceptions import SerializationError
+from flujo.utils.narrowing import is_dict, is_sequence, is_set
 
 _DEEPEST = 200
 _WRITTEN_AS_REPR = (
@@ -49,7 +50,7 @@ def digest(value: Any, place: str = "value") -> str:
     return _digest(value, place, 0).hex()
 
 
-def _digest(value: Any, place: str, depth: int) -> bytes:
+def _digest(value: object, place: str, depth: int) -> bytes:
     if depth > _DEEPEST:
         raise SerializationError(f"{place[:60]}... is nested more than {_DEEPEST} levels deep")
     kind = type(value)
@@ -68,11 +69,11 @@ def _parts(value: Any, place: str, depth: int) -> Iterable[bytes]:
         return (value.encode("utf-8", "surrogatepass"),)
     if isinstance(value, _WRITTEN_AS_REPR):
         return (repr(value).encode(),)
-    if isinstance(value, list | tuple):
+    if is_sequence(value):
         return [_digest(item, f"{place}[{i}]", depth) for i, item in enumerate(value)]
-    if isinstance(value, set | frozenset):
+    if is_set(value):
         return sorted(_digest(item, f"{place} member", depth) for item in value)
-    if isinstance(value, dict):
+    if is_dict(value):
         return _sorted_pairs(value, place, depth)
     if isinstance(value, BaseModel):
         return _sorted_pairs(dict(value), place, depth)

@@ -28,24 +28,21 @@ app = App(
     help="Run AI workflows from the command line.",
     version=_version,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative=(), show_default=False),
     usage="Usage: flujo [--debug] COMMAND [ARGUMENTS]",
 )
-app.command("flujo.cli.run_command:run", name="run", help="Run the workflow in a file.")
-app.command(
-    "flujo.cli.validate_command:validate",
-    name="validate",
-    help="Check the workflow in a Python file without running it.",
-)
-app.command("flujo.cli.show_command:show", name="show", help="Draw the workflow in a file.")
-app.command("flujo.cli.bench_command:bench", name="bench", help="Measure what flujo itself costs on this machine.")
+for name in ("run", "validate", "show", "bench"):
+    app.command(f"flujo.cli.{name}_command:{name}", name=name)
 app.command(version)
 app.meta.result_action = "return_value"
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.meta.default
 def _with_common_options(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    debug: Annotated[bool, Parameter(negative=())] = False,
+    debug: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int | None:
     """Run a command.
 

@@ -8,10 +8,10 @@ _SMALLEST_SHOWN_USD = Decimal("0.000001")
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people read them, such as `0.02 s`, `12.3 s` or `2 min 03 s`."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 60:
+    """Return seconds as people read them, such as `20 ms`, `12.3 s` or `2 min 03 s`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s"

@@ -1,8 +1,9 @@
 """Ctrl-C: the first ends a run in order, the second ends the process.
 
 A run that awaits something is cancelled, so that its steps can clean up.
-A run that is in the middle of plain code would not notice that, so there `KeyboardInterrupt` is raised, as everywhere
-in Python.
+A run that is in the middle of plain code would not notice that, so an error is raised there, as Python does
+everywhere else. It is none that `except Exception` catches, and no `KeyboardInterrupt` either: that one tears down the
+event loop at once, while this one ends the task it is raised in, and so the run, in order.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ def run_interruptibly(work: Coroutine[Any, Any, T], position: Callable[[], str])
         signal.signal(signal.SIGINT, interruption.take_signal)
     try:
         return asyncio.run(interruption.watch(work))
-    except (asyncio.CancelledError, KeyboardInterrupt) as ended:
+    except (asyncio.CancelledError, KeyboardInterrupt, _InterruptedError) as ended:
         if interruption.signals:
             raise KeyboardInterrupt(interruption.message) from ended
         raise FlujoError(f"the run was cancelled by its own code {position()}") from ended
@@ -48,6 +49,10 @@ def run_interruptibly(work: Coroutine[Any, Any, T], position: Callable[[], str])
         raise FlujoError(f"sys.exit({left.code!r}) was called {position()}") from left
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+class _InterruptedError(BaseException):
+    """Ctrl-C, in the middle of plain code of a task."""
 
 
 class _Interruption:
@@ -67,19 +72,24 @@ class _Interruption:
 
     async def watch(self, work: Coroutine[Any, Any, T]) -> T:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        return await work
+        try:
+            return await work
+        finally:
+            self._task = None
 
     def take_signal(self, _number: int, frame: FrameType | None) -> None:
         self.signals += 1
         if self.signals > 1:
             self._leave()
         self.message = f"interrupted {self._position()}"
-        if self._loop is None or self._task is None or _runs_plain_code(frame):
+        if self._loop is None or self._task is None:
             raise KeyboardInterrupt
-        self._loop.call_soon_threadsafe(self._cancel, self._loop, self._task)
+        self._loop.call_soon_threadsafe(self._ask_for_patience, self._loop)
+        if asyncio.current_task(self._loop) is not None and _runs_plain_code(frame):
+            raise _InterruptedError
+        self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def _cancel(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-        task.cancel()
+    def _ask_for_patience(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_PATIENCE_S, _write, "stopping; press Ctrl-C again to end at once\n")
 
     def _leave(self) -> None:

@@ -50,7 +50,7 @@ class LoadedFile:
             WrongUsageError: There is none.
         """
         value = _variable(self.path, self.module, name)
-        if not (isinstance(value, type) and issubclass(value, BaseModel)):
+        if not _is_model(value):
             raise WrongUsageError(f"{self.path}: {name} is {_describe(value)}, not a pydantic model")
         return value
 
@@ -115,6 +115,10 @@ def _chosen(path: Path, module: ModuleType) -> Workflow:
 
 def _is_workflow(value: object) -> TypeGuard[Workflow]:
     return isinstance(value, BaseStep | Flujo)
+
+
+def _is_model(value: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(value, type) and issubclass(value, BaseModel)
 
 
 def _distinct(workflows: Mapping[str, Workflow]) -> dict[str, Workflow]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from flujo.cli.formats import count
 from flujo.domain.models import StepPath
 from flujo.domain.money import ZERO, add_usd, format_usd
 from flujo.domain.observers import (
@@ -94,11 +95,10 @@ class RunMonitor:
         innermost = [step for step in self.running.values() if not step.is_composite] or list(self.running.values())
         where = f"in {innermost[0].describe()}" if innermost else "between two steps"
         if len(innermost) > 1:
-            others = len(innermost) - 1
-            where += f" (and in {others} {'other' if others == 1 else 'others'})"
-        steps = f"{self.finished_steps} finished {'step' if self.finished_steps == 1 else 'steps'}"
+            where += f" (and in {count(len(innermost) - 1, 'other')})"
+        tokens = f" and {count(self.tokens, 'token')}" if self.tokens else ""
         return (
-            f"{where}, after {steps}, with {format_usd(self.cost)} and {self.tokens:,} tokens spent by finished steps"
+            f"{where}, after {count(self.finished_steps, 'finished step')} with {format_usd(self.cost)}{tokens} spent"
         )
 
     def _start(self, payload: PreStepPayload) -> RunningStep:

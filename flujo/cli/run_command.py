@@ -19,9 +19,6 @@ from flujo.cli.typed_values import fields_of, input_for
 from flujo.domain.models import UsageLimits
 from flujo.exceptions import PipelineContextInitializationError
 
-Flag = Annotated[bool, Parameter(negative=())]
-"""An option without a value, and without a `--no-...` twin."""
-
 FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """A value that may begin with a hyphen."""
 
@@ -38,8 +35,8 @@ def run(
     run_id: str | None = None,
     limit_usd: float | None = None,
     limit_tokens: int | None = None,
-    json: Flag = False,
-    stream: Flag = False,
+    json: bool = False,
+    stream: bool = False,
 ) -> ExitCode:
     """Run the workflow in a Python file.
 

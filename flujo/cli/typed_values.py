@@ -4,7 +4,7 @@ A pipeline whose first step takes a string, or declares nothing, gets the text a
 For any other type the text is JSON; a text that is no JSON may still stand for a value by itself, such as a date.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
@@ -58,18 +58,22 @@ def input_for(step: BaseStep[Any, Any], text: str) -> Any:
 
 
 def _takes_text(expected: Any) -> bool:
-    if expected in (Any, object, str) or isinstance(expected, TypeVar):
+    if isinstance(expected, TypeVar) or any(expected is free for free in (Any, object, str)):
         return True
+    parts: Sequence[Any] = ()
     if isinstance(expected, NewType):
-        return _takes_text(expected.__supertype__)
-    if get_origin(expected) in (Union, UnionType):
-        return any(map(_takes_text, get_args(expected)))
-    return get_origin(expected) is Annotated and _takes_text(get_args(expected)[0])
+        parts = (expected.__supertype__,)
+    elif get_origin(expected) in (Union, UnionType):
+        parts = get_args(expected)
+    elif get_origin(expected) is Annotated:
+        parts = get_args(expected)[:1]
+    return any(_takes_text(part) for part in parts)
 
 
 def _is_iterable(expected: Any) -> bool:
     """Return whether a type takes anything iterable, and so the characters of a text too."""
-    return (get_origin(expected) or expected).__module__ == "collections.abc"
+    kind: object = get_origin(expected) or expected
+    return isinstance(kind, type) and kind.__module__ == "collections.abc"
 
 
 def _adapter(step: BaseStep[Any, Any], expected: Any) -> TypeAdapter[Any]:

@@ -9,12 +9,11 @@ from flujo.application.runner import Flujo
 from flujo.cli.exit_codes import ExitCode
 from flujo.cli.formats import count
 from flujo.cli.loading import load_file
-from flujo.cli.run_command import Flag
 from flujo.cli.terminal import ResultStream
 from flujo.domain.pipeline import ValidationFinding, ValidationReport
 
 
-def validate(file: str, /, *, context_model: str | None = None, json: Flag = False) -> ExitCode:
+def validate(file: str, /, *, context_model: str | None = None, json: bool = False) -> ExitCode:
     """Check the workflow in a Python file without running it.
 
     Prints one line for each error and warning. Exit codes: **0** a run may start, warnings or not, **2** it may not.

@@ -32,7 +32,7 @@ def exact_usd(amount: Decimal | float | int) -> Decimal:
         ValueError: The amount is not a number, is negative, is infinite, or is beyond any real price
             (1e15 dollars and more, or digits below 1e-400).
     """
-    if isinstance(amount, bool) or not isinstance(amount, Decimal | float | int):
+    if isinstance(amount, bool) or not isinstance(amount, Decimal | float | int):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
         raise ValueError(f"an amount of dollars must be a number, not {amount!r}")
     exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
     if not exact.is_finite() or exact < 0:

@@ -17,6 +17,8 @@ from flujo.exceptions import (
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
 OtherOutT = TypeVar("OtherOutT")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ class Pipeline(BaseStep[InT, OutT]):
         self.output_type = self.steps[-1].output_type
 
     @classmethod
-    def from_step(cls, step: "BaseStep[InT, OutT]") -> "Pipeline[InT, OutT]":
+    def from_step(cls, step: "BaseStep[A, B]") -> "Pipeline[A, B]":
         """Return the pipeline of one step; a pipeline is returned as it is."""
         return step if isinstance(step, Pipeline) and not step.is_guarded else Pipeline(steps=[step])
 

@@ -37,7 +37,7 @@ _OPAQUE = (Callable, Awaitable, Coroutine)
 _ALSO_TAKEN: dict[type, tuple[type, ...]] = {float: (int,), complex: (int, float)}
 """The numbers that are welcome where another kind of number is declared, as in the typing specification."""
 
-_OF_ITEMS: frozenset[type] = frozenset(
+_OF_ITEMS: frozenset[Any] = frozenset(
     {
         *(Iterable, Iterator, Collection, Container, Reversible, Sequence, MutableSequence),
         *(AbstractSet, MutableSet, list, set, frozenset, deque),
@@ -55,7 +55,7 @@ _STANDARD_MODULES = frozenset({"builtins", "collections", "collections.abc"})
 class _Form:
     """A type taken apart: `list[int]` is the class `list` with the argument `int`."""
 
-    cls: type
+    cls: type[Any]
     arguments: tuple[Any, ...] = ()
 
     @property
@@ -171,7 +171,7 @@ def _literal_fits(produced: Any, consumed: Any) -> bool:
     values = get_args(consumed)
     if get_origin(produced) is Literal:
         (value,) = get_args(produced)
-        return any(type(value) is type(each) and value == each for each in values)
+        return (type(value), value) in [(type(each), each) for each in values]
     return any(_fits(produced, type(value)) for value in values)
 
 
@@ -179,15 +179,10 @@ def _fits_typed_dict(produced: Any, model: Any) -> bool:
     """Compare with a TypedDict: another one needs its required keys, and any other mapping fits."""
     other = get_origin(produced) or produced
     if is_typeddict(other):
-        keys: frozenset[str] = model.__required_keys__
-        return keys <= other.__annotations__.keys() | _inherited_keys(other)
+        held: frozenset[str] = other.__required_keys__ | other.__optional_keys__
+        return held.issuperset(model.__required_keys__)
     given = _produced_form(produced)
     return given is None or issubclass(given.cls, Mapping)
-
-
-def _inherited_keys(model: Any) -> frozenset[str]:
-    keys: frozenset[str] = model.__required_keys__ | model.__optional_keys__
-    return keys
 
 
 def _form(t: Any) -> _Form | None:
@@ -207,8 +202,8 @@ def _produced_form(t: Any) -> _Form | None:
         return _Form(dict, (str, object))
     form = _form(t)
     if form is not None and form.cls is type:
-        metaclass = type(*form.arguments) if form.arguments else type
-        return _Form(metaclass, form.arguments)
+        classes = [each for each in form.arguments if isinstance(each, type)]
+        return _Form(type(classes[0]) if classes else type, form.arguments)
     return form
 
 
@@ -233,10 +228,10 @@ def _arguments_fit(given: _Form, taken: _Form) -> bool:
         return not ours or _fits(ours[0], theirs[0])
     if taken.cls in _OF_ITEMS:
         return all(_fits(item, theirs[0]) for item in _items(given))
-    if len(ours) != len(theirs) and taken.cls is not tuple:
-        return True
-    if given.cls is taken.cls is tuple:
+    if (given.cls, taken.cls) == (tuple, tuple):
         return _tuple_fits(ours, theirs)
+    if len(ours) != len(theirs):
+        return True
     if given.is_standard and issubclass(taken.cls, Mapping):
         return all(map(_fits, ours, theirs))
     # Which way the parameters of a class vary is not asked, so that one of both directions has to do.

@@ -9,6 +9,7 @@ from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError
+from flujo.utils.narrowing import is_mapping
 
 
 class GatherStep(BaseStep[Mapping[str, Any], dict[str, Any]]):
@@ -29,7 +30,7 @@ class GatherStep(BaseStep[Mapping[str, Any], dict[str, Any]]):
 @ExecutorCore.handles(GatherStep)
 async def _handle_gather_step(core: ExecutorCore, step: GatherStep, frame: ExecutionFrame[Any]) -> StepResult:
     data = frame.data
-    if not isinstance(data, Mapping):
+    if not is_mapping(data):
         raise TypeError(f"step {step.name!r} gathers keys of a dict, but its input is a {type(data).__name__}")
     missing = [key for key in step.wait_for if key not in data]
     if missing:

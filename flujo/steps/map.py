@@ -1,6 +1,6 @@
 """A pipeline once for each item: the declaration and the handler."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import GenericAlias
 from typing import Any, TypeVar
 
@@ -11,9 +11,10 @@ from flujo.domain.models import BranchFailureStrategy, MergeStrategy, UsageLimit
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport
 from flujo.domain.results import StepResult
 from flujo.steps.checks import check_call, check_count, check_fields, check_step
+from flujo.utils.narrowing import is_items
 
 InT = TypeVar("InT", contravariant=True)
-OutT = TypeVar("OutT", covariant=True)
+OutT = TypeVar("OutT")
 
 
 class MapStep(BaseStep[InT, list[OutT]]):
@@ -72,6 +73,6 @@ def _items(step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> list[Any]:
     source, items = "its input", frame.data
     if step.iterable_input is not None:
         source, items = f"the context field {step.iterable_input!r}", getattr(frame.context, step.iterable_input)
-    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+    if not is_items(items):
         raise TypeError(f"step {step.name!r} maps over items, but {source} is a {type(items).__name__}; give a list")
     return list(items)

@@ -13,6 +13,7 @@ from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.steps.parallel import ParallelStep, outputs_by_name
+from flujo.utils.narrowing import is_sequence, is_set
 
 InT = TypeVar("InT", contravariant=True)
 
@@ -91,10 +92,5 @@ async def _handle_router_step(core: ExecutorCore, step: RouterStep[Any], frame: 
 
 def _names(step: RouterStep[Any], answer: Any) -> tuple[list[str], list[Any]]:
     """Return the branches an answer names, in order of declaration, and what it names besides."""
-    if isinstance(answer, str):
-        named: list[Any] = [answer]
-    elif isinstance(answer, list | tuple | set | frozenset):
-        named = list(answer)
-    else:
-        named = [answer]
+    named = answer if is_sequence(answer) or is_set(answer) else [answer]
     return [name for name in step.branches if name in named], [name for name in named if name not in step.branches]

@@ -1,6 +1,6 @@
 """Scripted agents and plugins."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,7 +88,7 @@ class FailingStreamAgent:
 
 
 @contextmanager
-def override_agent(step: AgentStep[Any, Any], agent: Any) -> Iterator[None]:
+def override_agent(step: AgentStep[Any, Any], agent: Any) -> Generator[None]:
     """Give a step another agent for the length of a `with` block."""
     original = step.agent
     step.bind(agent)

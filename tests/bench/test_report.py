@@ -56,4 +56,4 @@ def test_a_pipeline_is_one_line() -> None:
     """What a user's pipeline takes is said in one line."""
     line = pipeline_line(PipelineMeasurement(name="digest", steps=1200, cpu_us=1234.56))
 
-    assert line == "digest: 1,234.6 µs of CPU time per step, 1,200 steps in a run"
+    assert line == "digest: 1,234.6 µs of CPU time per step; steps in a run: 1,200"

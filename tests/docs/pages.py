@@ -108,9 +108,7 @@ def read_page(path: Path) -> Page:
     return Page(path, blocks, links)
 
 
-def _read_block(
-    path: Path, opened_at: int, fence: re.Match[str], lines: Iterator[tuple[int, str]]
-) -> Block:
+def _read_block(path: Path, opened_at: int, fence: re.Match[str], lines: Iterator[tuple[int, str]]) -> Block:
     closing = re.compile(rf"^[ \t]*{re.escape(fence['fence'])}{fence['fence'][0]}*[ \t]*$")
     indent = fence["indent"]
     code: list[str] = []
@@ -122,9 +120,7 @@ def _read_block(
     raise PageError(path, opened_at, "this block has no end")
 
 
-def _apply(
-    path: Path, directive: re.Match[str], line: int, block: Block, before: Block | None
-) -> None:
+def _apply(path: Path, directive: re.Match[str], line: int, block: Block, before: Block | None) -> None:
     """Note on a block what a directive above it says."""
     error = directive["error"]
     if directive["kind"] == "expect" and error is not None and block.language in _PYTHON:
@@ -155,8 +151,7 @@ def broken_links(page: Page) -> list[str]:
     return [
         f"{page.path}:{link.line}: {link.target} does not exist"
         for link in page.links
-        if not re.match(r"[a-z][a-z+.-]*:|#", link.target)
-        and not _exists(page.path.parent, link.target)
+        if not re.match(r"[a-z][a-z+.-]*:|#", link.target) and not _exists(page.path.parent, link.target)
     ]
 
 

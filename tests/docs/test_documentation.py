@@ -17,9 +17,7 @@ def _name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", _DOCUMENTED, ids=_name)
-def test_every_python_block_runs(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_python_block_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page run in order, and do and print what the page says."""
     run_page(read_page(path), monkeypatch, tmp_path)
 

@@ -41,7 +41,5 @@ def _first_line(docstring: str | None) -> str:
 
 def _is_described(value: object) -> bool:
     docstring = _first_line(value.__doc__)
-    generated = inspect.isclass(value) and docstring.startswith(
-        f"{value.__name__}("
-    )  # by @dataclass
+    generated = inspect.isclass(value) and docstring.startswith(f"{value.__name__}(")  # by @dataclass
     return bool(docstring) and not generated

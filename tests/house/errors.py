@@ -15,8 +15,7 @@ def lost_errors(modules: Iterable[SourceModule]) -> list[str]:
         f"{module.at(node)}: {complaint}"
         for module in modules
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.ExceptHandler | ast.Call)
-        and (complaint := _complaint(node)) is not None
+        if isinstance(node, ast.ExceptHandler | ast.Call) and (complaint := _complaint(node)) is not None
     ]
 
 

@@ -121,9 +121,7 @@ def upward_imports(modules: Sequence[SourceModule]) -> list[str]:
     return [
         f"{each.where}: {each.importer} may not import {each.imported}, which is above it"
         for each in found
-        if not (
-            each.implied and each.imported not in importers
-        )  # an `__init__` that imports nothing
+        if not (each.implied and each.imported not in importers)  # an `__init__` that imports nothing
         and _is_above(each.imported, each.importer)
     ]
 
@@ -146,9 +144,7 @@ def import_cycle(modules: Sequence[SourceModule]) -> list[str] | None:
     return None
 
 
-def hidden_imports(
-    modules: Iterable[SourceModule], allowed: Mapping[str, Set[str]] = LAZY_IMPORTS
-) -> list[str]:
+def hidden_imports(modules: Iterable[SourceModule], allowed: Mapping[str, Set[str]] = LAZY_IMPORTS) -> list[str]:
     """Find the imports inside functions that are not allowed there, and the permissions that nobody uses."""
     seen: dict[str, set[str]] = {}
     complaints: list[str] = []
@@ -157,9 +153,7 @@ def hidden_imports(
             for library in _libraries(statement):
                 seen.setdefault(module.name, set()).add(library)
                 if library not in allowed.get(module.name, ()):
-                    complaints.append(
-                        f"{module.at(statement)}: {library} is imported inside a function"
-                    )
+                    complaints.append(f"{module.at(statement)}: {library} is imported inside a function")
     for name, libraries in allowed.items():
         complaints += [
             f"{name} no longer imports {library} inside a function; take it from LAZY_IMPORTS"

@@ -83,21 +83,30 @@ async def within_deadline(control: RunControl, answer: Awaitable[T], timeout_s: 
         CutShortError: A limit was passed.
         TimedOutError: The timeout was.
     """
-    if timeout_s is None and not control.is_limited:
+    if timeout_s is not None:
+        answer = _no_longer_than(timeout_s, answer)
+    if not control.is_limited:
         return await answer
+    task = control.enter_call()
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if control.halt is not None and task in control.cut_short and task.cancelling() == 1:
+            raise CutShortError(control.halt.reason) from None
+        raise
+    finally:
+        control.leave_call(task)
+
+
+async def _no_longer_than(timeout_s: float, answer: Awaitable[T]) -> T:
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
-            control.deadlines.add(deadline)
             return await answer
     except TimeoutError:
         if not deadline.expired():
-            raise
-        if control.halt is not None:
-            raise CutShortError(control.halt.reason) from None
+            raise  # it is the agent's own
         raise TimedOutError(f"timed out after {timeout_s:g} s") from None
-    finally:
-        control.deadlines.discard(deadline)
 
 
 async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None) -> None:

@@ -28,6 +28,7 @@ from flujo.exceptions import (
     PausedException,
     PipelineAbortSignal,
 )
+from flujo.utils.narrowing import is_dict, is_mapping
 
 _log = logging.getLogger("flujo.steps")
 
@@ -175,7 +176,7 @@ def _with_feedback(data: Any, turn: _Turn) -> Any:
         return data
     if isinstance(data, str):
         return f"{data}\n\nFeedback on the previous answer:\n{turn.feedback}"
-    if isinstance(data, dict):
+    if is_dict(data):
         return {**data, "feedback": turn.feedback}
     return data
 
@@ -192,7 +193,7 @@ def _keep(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], result: StepRes
 
 
 def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any]:
-    if isinstance(output, Mapping):
+    if is_mapping(output):
         return output
     if isinstance(output, BaseModel):
         return {name: getattr(output, name) for name in type(output).model_fields}

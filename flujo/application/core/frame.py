@@ -49,7 +49,8 @@ class RunControl:
     Attributes:
         halt: Why nothing more may start; `None` while the run goes on.
         waiting: The steps that wait for a person.
-        deadlines: The deadlines of the calls in flight; a breach moves them to now.
+        calls: The tasks that wait for an answer; a breach cancels what they wait for.
+        cut_short: Those of them that a breach has cancelled, and nobody else.
         in_flight: The steps whose agent was called when the run was cancelled.
         is_limited: Whether any limit can be passed in this run.
     """
@@ -57,17 +58,31 @@ class RunControl:
     is_limited: bool = False
     halt: Halt | None = None
     waiting: list[Waiting] = field(default_factory=list[Waiting])
-    deadlines: set[asyncio.Timeout] = field(default_factory=set[asyncio.Timeout])
+    calls: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    cut_short: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     in_flight: list[str] = field(default_factory=list[str])
 
     def stop(self, reason: str) -> None:
         """Let nothing more start, and cut short the calls in flight: a limit was passed."""
         if self.halt is None:
             self.halt = Halt("stopped", reason)
-        now = asyncio.get_running_loop().time()
-        for deadline in self.deadlines:
-            if not deadline.expired():
-                deadline.reschedule(now)
+        for task in self.calls - self.cut_short:
+            task.cancel()
+            self.cut_short.add(task)
+
+    def enter_call(self) -> "asyncio.Task[Any]":
+        """Note that the current task waits for an answer from now on, and return it."""
+        task = asyncio.current_task()
+        assert task is not None, "steps run in tasks"
+        self.calls.add(task)
+        return task
+
+    def leave_call(self, task: "asyncio.Task[Any]") -> None:
+        """Note that a task has its answer, or will have none; its cancellation by a breach ends here."""
+        self.calls.discard(task)
+        if task in self.cut_short:
+            self.cut_short.discard(task)
+            task.uncancel()
 
     def abort(self, reason: str) -> None:
         """Let nothing more start; calls in flight run to their end."""

@@ -70,7 +70,7 @@ def blame(child: StepResult) -> str | None:
 def describe_error(error: BaseException) -> str:
     """Return an exception as feedback: its type and message, and what a group of them holds."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(describe_error(inner) for inner in error.exceptions)
+        return "; ".join(describe_error(inner) for inner in error.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # a group of any exceptions
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

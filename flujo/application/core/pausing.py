@@ -10,6 +10,7 @@ from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.models import HumanInteraction
 from flujo.domain.money import ZERO
 from flujo.domain.results import StepResult, Waiting
+from flujo.utils.narrowing import is_list
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,5 +73,5 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
 
 def _remember(context: BaseModel, interaction: HumanInteraction) -> None:
     history = getattr(context, "hitl_history", None)  # a context may be any model
-    if isinstance(history, list):
+    if is_list(history):
         history.append(interaction)

@@ -1,7 +1,7 @@
 """The resources of a run, entered once and left at its end."""
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any
+from typing import Any, TypeGuard
 
 
 async def enter_resources(stack: AsyncExitStack, resources: Any) -> Any:
@@ -9,7 +9,11 @@ async def enter_resources(stack: AsyncExitStack, resources: Any) -> Any:
 
     That is what entering gives, or the resources themselves if it gives nothing.
     """
-    if not isinstance(resources, AbstractAsyncContextManager):
+    if not _is_async_manager(resources):
         return resources
     entered = await stack.enter_async_context(resources)
     return resources if entered is None else entered
+
+
+def _is_async_manager(value: object) -> TypeGuard[AbstractAsyncContextManager[Any]]:
+    return isinstance(value, AbstractAsyncContextManager)

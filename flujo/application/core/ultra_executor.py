@@ -27,6 +27,7 @@ from flujo.exceptions import (
     PipelineContextInitializationError,
     StateError,
 )
+from flujo.utils.narrowing import is_dict
 
 StepExecutor = Callable[["ExecutorCore", Any, ExecutionFrame[Any]], Awaitable[StepResult]]
 """Runs one kind of step: `async def _handle_<kind>_step(core, step, frame) -> StepResult`."""
@@ -167,10 +168,10 @@ def _limit(frame: ExecutionFrame[Any], limits: UsageLimits) -> UsageGovernor:
 def _pick_input(frame: ExecutionFrame[Any], key: str) -> StepResult | None:
     """Narrow the frame's input to one key; return a failed result if it is not there."""
     data = frame.data
-    if isinstance(data, dict) and key in data:
+    if is_dict(data) and key in data:
         frame.data = data[key]
         return None
-    known = f"its keys are {', '.join(map(repr, data))}" if isinstance(data, dict) else f"it is a {type(data).__name__}"
+    known = f"its keys are {', '.join(map(repr, data))}" if is_dict(data) else f"it is a {type(data).__name__}"
     return StepResult(frame.step.name, success=False, attempts=0, feedback=f"the input has no key {key!r}; {known}")
 
 
