@@ -115,7 +115,8 @@ class MergeStrategy(Enum):
     """Changed fields come back, validated: dicts merge key by key, lists get what each branch appended,
     for anything else the later branch wins."""
     ERROR_ON_CONFLICT = "error_on_conflict"
-    """Changed fields come back; two branches that changed one field differently fail the step."""
+    """Changed fields come back, the scratchpad key by key; two branches that changed one field or one key
+    differently fail the step."""
 
 
 class BranchFailureStrategy(Enum):

@@ -32,6 +32,7 @@ from pydantic.fields import FieldInfo
 
 from flujo.domain.models import MergeStrategy
 from flujo.exceptions import ContextUpdateError
+from flujo.utils.narrowing import is_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -591,11 +592,17 @@ def _keep_first(context: BaseModel, base: BaseModel, changes: _BranchChanges) ->
 
 
 def _agree(context: BaseModel, base: BaseModel, changes: _BranchChanges) -> None:
-    agreed = _Agreement()
+    before, now = _values_of(base).get(_SCRATCHPAD), _values_of(context).get(_SCRATCHPAD)
+    fields, keys = _Agreement(), _Agreement()
     for branch, changed in changes:
         for field, value in changed:
-            agreed.add(branch, field, value, what=f"the field {field!r}", field=field)
-    _assign(context, copy_value(agreed.values))
+            if field == _SCRATCHPAD and is_dict(before) and is_dict(now) and is_dict(value):
+                keys.add_scratchpad(branch, before, value)
+            else:
+                fields.add(branch, field, value, what=f"the field {field!r}", field=field)
+    _assign(context, copy_value(fields.values))
+    if is_dict(now):
+        _write_scratchpad(context, now, keys.values)
 
 
 def _merge_scratchpad(context: BaseModel, base: BaseModel, changes: _BranchChanges) -> None:
@@ -604,25 +611,30 @@ def _merge_scratchpad(context: BaseModel, base: BaseModel, changes: _BranchChang
     agreed = _Agreement()
     for branch, changed in changes:
         values = dict(changed)
-        if _SCRATCHPAD not in values:
-            continue
-        for key, value in _changed_keys(before, _scratchpad_in(values, f"branch {branch!r}")):
-            agreed.add(branch, key, value, what=f"the scratchpad key {key!r}", field=_SCRATCHPAD)
-    kept = {key: value for key, value in agreed.values.items() if value is not _MISSING}
-    for key in agreed.values.keys() - kept.keys():
-        now.pop(key, None)
-    now.update(copy_value(kept))
-    _assign(context, {_SCRATCHPAD: now})
+        if _SCRATCHPAD in values:
+            agreed.add_scratchpad(branch, before, _scratchpad_in(values, f"branch {branch!r}"))
+    _write_scratchpad(context, now, agreed.values)
+
+
+def _write_scratchpad(context: BaseModel, scratchpad: dict[Any, Any], values: Mapping[Any, Any]) -> None:
+    """Set keys of a context's scratchpad, and remove those whose value is `_MISSING`."""
+    if not values:
+        return
+    kept = {key: value for key, value in values.items() if value is not _MISSING}
+    for key in values.keys() - kept.keys():
+        scratchpad.pop(key, None)
+    scratchpad.update(copy_value(kept))
+    _assign(context, {_SCRATCHPAD: scratchpad})
 
 
 def _scratchpad_in(values: Mapping[str, object], holder: str) -> dict[Any, Any]:
-    scratchpad: Any = values.get(_SCRATCHPAD)
-    if not isinstance(values.get(_SCRATCHPAD), dict):
+    scratchpad = values.get(_SCRATCHPAD)
+    if not is_dict(scratchpad):
         raise ContextUpdateError(
             f"{holder} has no dict called scratchpad to merge; use another merge strategy",
             fields=(_SCRATCHPAD,),
         )
-    return scratchpad  # type: ignore[no-any-return]  # a dict of anything
+    return scratchpad
 
 
 def _changed_keys(before: dict[Any, Any], after: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
@@ -675,6 +687,11 @@ class _Agreement:
                 "one of them bring it back with field_mapping, or use another merge strategy",
                 fields=(field,),
             )
+
+    def add_scratchpad(self, branch: str, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+        """Add the keys of the scratchpad that a branch set, and those that it removed as `_MISSING`."""
+        for key, value in _changed_keys(before, after):
+            self.add(branch, key, value, what=f"the scratchpad key {key!r}", field=_SCRATCHPAD)
 
 
 class _Sums:

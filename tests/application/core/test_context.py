@@ -843,15 +843,45 @@ def _remove_key(scratchpad: dict[str, Any]) -> None:
     del scratchpad["k"]
 
 
+def test_different_keys_of_a_scratchpad_are_no_conflict() -> None:
+    """Branches that agree on the fields may each set keys of their own."""
+    context = _merged(
+        _context(scratchpad={"gone": 1}),
+        MergeStrategy.ERROR_ON_CONFLICT,
+        lambda branch: branch.scratchpad.update(a=1),
+        lambda branch: branch.scratchpad.update(b=branch.scratchpad.pop("gone")),
+        _set(count=1),
+    )
+
+    assert context.scratchpad == {"a": 1, "b": 1}
+    assert context.count == 1
+
+
+def test_a_scratchpad_that_is_no_dict_is_a_field_like_any_other() -> None:
+    """Two branches that changed it differently are in conflict."""
+
+    class Loose(BaseModel):
+        scratchpad: Any = 0
+
+    with pytest.raises(ContextUpdateError, match="branches 'a' and 'b' changed the field 'scratchpad'"):
+        _merged(Loose(), MergeStrategy.ERROR_ON_CONFLICT, _set(scratchpad=1), _set(scratchpad={}))
+
+
+_BY_KEY = (MergeStrategy.MERGE_SCRATCHPAD, MergeStrategy.ERROR_ON_CONFLICT)
+
+
+@pytest.mark.parametrize("strategy", _BY_KEY)
 @pytest.mark.parametrize("other", [_set_key, _remove_key])
-def test_a_scratchpad_conflict_names_key_and_branches(other: Callable[[dict[str, Any]], object]) -> None:
+def test_a_scratchpad_conflict_names_key_and_branches(
+    strategy: MergeStrategy, other: Callable[[dict[str, Any]], object]
+) -> None:
     """A key that one branch set and another set differently or removed is an error."""
     context = _context(scratchpad={"k": 0})
 
     with pytest.raises(ContextUpdateError, match="branches 'a' and 'b' changed the scratchpad key 'k'") as caught:
         _merged(
             context,
-            MergeStrategy.MERGE_SCRATCHPAD,
+            strategy,
             lambda branch: branch.scratchpad.update(k=1, more=1),
             lambda branch: other(branch.scratchpad),
         )
@@ -1183,14 +1213,14 @@ def _reference(base: Small, branches: dict[str, Small], strategy: MergeStrategy)
                 setattr(result, name, changed[-1])
             case MergeStrategy.KEEP_FIRST if changed:
                 setattr(result, name, changed[0])
-            case MergeStrategy.ERROR_ON_CONFLICT if changed:
+            case MergeStrategy.ERROR_ON_CONFLICT if changed and name != "scratchpad":
                 if any(not same_value(changed[0], value) for value in changed):
                     return None
                 setattr(result, name, changed[0])
             case MergeStrategy.CONTEXT_UPDATE:
                 for value in changed:
                     setattr(result, name, _sum(start, getattr(result, name), value))
-            case MergeStrategy.MERGE_SCRATCHPAD if name == "scratchpad":
+            case MergeStrategy.MERGE_SCRATCHPAD | MergeStrategy.ERROR_ON_CONFLICT if name == "scratchpad":
                 for key in "abc":
                     was = start.get(key, _GONE)
                     new = [v for v in (value.get(key, _GONE) for value in values) if not same_value(v, was)]
