@@ -102,7 +102,7 @@ def read_answer(answer: Any) -> Answer:
 
 def _provider_tokens(answer: Any) -> Any:
     usage = getattr(answer, "usage", None)
-    if callable(usage) and hasattr(answer, "output"):
+    if callable(usage) and hasattr(answer, "output") and not hasattr(usage, "total_tokens"):
         usage = usage()
     return getattr(usage, "total_tokens", None)
 
@@ -249,8 +249,7 @@ def _keywords(parameters: list[inspect.Parameter], target: Callable[..., Any], s
     asked: set[str] = set()
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            asked.update(KEYWORDS)
-            asked.discard("feedback")
+            asked.update(name for name in KEYWORDS if name != "feedback")
         elif parameter.name in KEYWORDS and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
             asked.add(parameter.name)
         elif parameter.default is _EMPTY and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
