@@ -14,11 +14,12 @@ async def test_an_agent_that_takes_any_keyword_gets_the_feedback_it_names() -> N
     """Feedback goes to the argument of that name, also beside `**kwargs`, and the input stays as it is."""
     seen: list[tuple[str, str | None, bool]] = []
 
-    async def write(text: str, *, feedback: str | None = None, **others: Any) -> str:
-        seen.append((text, feedback, "context" in others))
-        return "a" if feedback is None else "ab"
+    class Writer:
+        async def run(self, text: str, *, feedback: str | None = None, **others: Any) -> str:
+            seen.append((text, feedback, "context" in others))
+            return "a" if feedback is None else "ab"
 
-    result = await Flujo(Step("write", write, validators=[_long_enough])).run_async("go")
+    result = await Flujo(Step("write", Writer(), validators=[_long_enough])).run_async("go")
 
     assert result.output == "ab"
     assert seen == [("go", None, True), ("go", "_long_enough: longer", True)]
