@@ -7,11 +7,12 @@ running the step then costs no more than the call itself.
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Concatenate, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Concatenate, Generic, Protocol, TypeVar, Union, runtime_checkable
 
 from flujo.domain.money import ZERO, add_usd, exact_usd
 from flujo.exceptions import ConfigurationError, NonRetryableError
@@ -277,8 +278,20 @@ def _answer_type(annotation: Any, *, streams: bool) -> Any:
         return Any
     origin = typing.get_origin(annotation)
     if inspect.isclass(origin) and issubclass(origin, Awaitable):
-        return typing.get_args(annotation)[-1]
-    return annotation
+        annotation = typing.get_args(annotation)[-1]
+    return Any if _may_be_unpacked(annotation) else annotation
+
+
+def _may_be_unpacked(annotation: Any) -> bool:
+    """Return whether an answer of a declared type may be read as its `output`, which is of another type."""
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else ()
+    if members:
+        return any(map(_may_be_unpacked, members))
+    cls = typing.get_origin(annotation) or annotation
+    if not inspect.isclass(cls):
+        return False
+    names = {name for base in cls.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))}
+    return "output" in names and not names.isdisjoint(("cost_usd", "token_counts", "usage"))
 
 
 def _describe(target: Callable[..., Any]) -> str:
