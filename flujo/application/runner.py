@@ -4,15 +4,15 @@ This is the only place where a context is made: for a run, and for the sub-pipel
 """
 
 import asyncio
-import reprlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
-from flujo.application.core.context import copy_context, copy_value
+from flujo.application.context_factory import inherit_context, make_context
+from flujo.application.core.context import copy_context
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl, RunScope
 from flujo.application.core.hooks import HookDispatcher
@@ -22,30 +22,19 @@ from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
+from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
-from flujo.domain.results import PipelineResult, Waiting
+from flujo.domain.results import PipelineResult
 from flujo.domain.type_compatibility import accepts
-from flujo.exceptions import (
-    AnswerRejectedError,
-    ConfigurationError,
-    ContextInheritanceError,
-    PipelineAbortSignal,
-    PipelineContextInitializationError,
-    StateError,
-    UsageLimitExceededError,
-)
+from flujo.exceptions import ConfigurationError, FlujoError, PipelineAbortSignal, UsageLimitExceededError
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
-from flujo.utils.narrowing import is_dict
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
-
-PROMPT_CHARACTERS = 2000
-"""The most characters of `initial_prompt` that are made of an input that is no string."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,8 +54,8 @@ class Flujo(Generic[InT, OutT]):
 
     Args:
         pipeline: A pipeline or a single step.
-        context_model: The pydantic model of the run's context.
-        initial_context_data: Fields of the context of every run.
+        context_model: The pydantic model of the run's context; `None` for `PipelineContext`.
+        initial_context_data: Fields of the context of every run, by name.
         resources: What the agents share; an async context manager is entered once per run.
         usage_limits: What each run may use.
         hooks: Async callables that are told what happens.
@@ -76,7 +65,8 @@ class Flujo(Generic[InT, OutT]):
         clock: Tells the time, for instance of a person's answer.
 
     Raises:
-        ConfigurationError: A hook cannot be called, or `pipeline` is no pipeline.
+        ConfigurationError: `pipeline` is no pipeline, `context_model` is no pydantic model,
+            or a hook cannot be called.
 
     Example:
         ```python
@@ -92,7 +82,7 @@ class Flujo(Generic[InT, OutT]):
         self,
         pipeline: BaseStep[InT, OutT],
         *,
-        context_model: type[BaseModel] = PipelineContext,
+        context_model: type[BaseModel] | None = None,
         initial_context_data: Mapping[str, Any] | None = None,
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
@@ -105,7 +95,7 @@ class Flujo(Generic[InT, OutT]):
         if not isinstance(pipeline, BaseStep):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
             raise ConfigurationError(f"Flujo runs a pipeline or a step, not {pipeline!r}")
         self.pipeline: Pipeline[InT, OutT] = Pipeline.from_step(pipeline)
-        self.context_model = context_model
+        self.context_model = _context_model(context_model)
         self.pipeline_name = pipeline_name or pipeline.name
         self.pipeline_version = pipeline_version
         self._initial_context_data = dict(initial_context_data or {})
@@ -161,7 +151,7 @@ class Flujo(Generic[InT, OutT]):
         *,
         run_id: str | None = None,
         initial_context_data: Mapping[str, Any] | None = None,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Run, and give the chunks of a streaming last step and then the result; takes and raises what `run` does."""
         return aiter(self.run_async(data, run_id=run_id, initial_context_data=initial_context_data))
 
@@ -188,11 +178,9 @@ class Flujo(Generic[InT, OutT]):
             AnswerRejectedError: The answer does not fit, or nobody waits at `path`. Nothing was run.
         """
         self.check()
-        point = _resume_point(paused)
-        if [step.name for step in point.pipeline.walk()] != [step.name for step in self.pipeline.walk()]:
-            raise StateError(f"run {paused.run_id} is of another pipeline; resume it with the runner that paused it")
-        asked = _which(point.waiting, tuple(path) if path is not None else None)
-        answer = _validated(asked, human_input)
+        point = resume_point(paused, self.pipeline)
+        asked = asked_step(point.waiting, path)
+        answer = accepted_answer(asked, human_input)
         return await self._run(self._resumed(point, paused.run_id, asked.path, answer), None)
 
     def as_step(self, name: str, *, inherit_context: bool = True) -> BaseStep[InT, PipelineResult[OutT]]:
@@ -262,8 +250,8 @@ class Flujo(Generic[InT, OutT]):
         first = self.pipeline.steps[0]
         if first.input_key is None and not accepts(first.input_type, data):
             raise mismatch("the run's input", type(data), first.describe(), first.input_type, verb="is")
-        run_id = run_id or new_run_id()
         given = {**self._initial_context_data, **(initial_context_data or {})}
+        run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)
         return await self._run(self._fresh(data, run_id, context), on_chunk)
 
@@ -273,12 +261,15 @@ class Flujo(Generic[InT, OutT]):
         return _Beginning(data, context, run_id, StateManager(), governor, control)
 
     def _resumed(self, point: ResumePoint, run_id: str, path: StepPath, answer: Any) -> _Beginning:
+        """Return where a paused run goes on; one that has spent more than it may does not start anything."""
         context = copy_context(point.context)
-        _mark_pause(context, None)
+        clear_pause(context)
         control = self._control()
         governor = UsageGovernor(
             self._usage_limits, label="the run", on_breach=control.stop, cost=point.cost, tokens=point.tokens
         )
+        if (breach := governor.breach()) is not None:
+            control.stop(breach)
         journal = StateManager(found=dict(point.checkpoints), answers={path: answer})
         return _Beginning(point.data, context, run_id, journal, governor, control)
 
@@ -286,31 +277,50 @@ class Flujo(Generic[InT, OutT]):
         return RunControl(is_limited=self._usage_limits is not None or self._has_step_limits)
 
     async def _run(self, begin: _Beginning, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
-        """Run from a beginning: resources around it, hooks before and after it."""
-        async with AsyncExitStack() as stack:
-            scope = RunScope(
-                run_id=begin.run_id,
-                home=begin.context,
-                control=begin.control,
-                journal=begin.journal,
-                new_context=self._new_context_in_run,
-                clock=self._clock,
-                resources=await enter_resources(stack, self._resources),
-                hooks=self._dispatcher,
-                cache=self._cache_backend,
-            )
-            frame = ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
-            manager = ExecutionManager(self._manager_parts, begin.governor)
+        """Run from a beginning, with the resources around it."""
+        frame = self._top_frame(begin, on_chunk)
+        manager = ExecutionManager(self._manager_parts, begin.governor)
+        try:
+            async with AsyncExitStack() as stack:
+                if self._resources is not None:
+                    resources = await enter_resources(stack, self._resources)
+                    frame.scope = replace(frame.scope, resources=resources)
+                return await self._run_observed(manager, frame)
+        except asyncio.CancelledError as cancelled:
+            cancelled.add_note(manager.describe_position(frame))
+            raise
+
+    def _top_frame(self, begin: _Beginning, on_chunk: OnChunk | None) -> ExecutionFrame[BaseModel]:
+        scope = RunScope(
+            run_id=begin.run_id,
+            home=begin.context,
+            control=begin.control,
+            journal=begin.journal,
+            new_context=self._new_context_in_run,
+            clock=self._clock,
+            hooks=self._dispatcher,
+            cache=self._cache_backend,
+        )
+        return ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
+
+    async def _run_observed(self, manager: ExecutionManager, frame: ExecutionFrame[BaseModel]) -> PipelineResult[OutT]:
+        """Run the steps, and tell the hooks before and after, whichever way the run ends."""
+        try:
             await self._tell_start(frame)
-            try:
-                result = await manager.execute_steps(frame)
-            except UsageLimitExceededError as exceeded:
-                await self._tell_end(frame, exceeded.result)
-                raise
-            if result.status == "paused":
-                _mark_pause(begin.context, result.waiting)
-            await self._tell_end(frame, result)
-            return result
+            result = await manager.execute_steps(frame)
+        except UsageLimitExceededError as exceeded:
+            await self._tell_end(frame, exceeded.result)
+            raise
+        except asyncio.CancelledError:
+            await self._tell_end(frame, manager.unfinished(frame, "cancelled"))
+            raise
+        except FlujoError:
+            await self._tell_end(frame, manager.unfinished(frame, "failed"))
+            raise
+        if result.status == "paused":
+            mark_pause(frame.context, result.waiting)
+        await self._tell_end(frame, result)
+        return result
 
     async def _tell_start(self, frame: ExecutionFrame[Any]) -> None:
         if self._dispatcher is not None:
@@ -335,84 +345,6 @@ class Flujo(Generic[InT, OutT]):
         return inherit_context(self.context_model, data, inherited, self._initial_context_data)
 
 
-def make_context(model: type[BaseModel], data: Any, run_id: str, given: Mapping[str, Any]) -> BaseModel:
-    """Return the context of a run.
-
-    `run_id` and `initial_prompt` are filled if the model has them and they are not given.
-
-    Raises:
-        PipelineContextInitializationError: Required fields are missing, fields are unknown, or values do not fit.
-    """
-    fields = model.model_fields
-    filled: dict[str, Any] = {}
-    if "run_id" in fields:
-        filled["run_id"] = run_id
-    if "initial_prompt" in fields:
-        filled["initial_prompt"] = prompt_of(data)
-    if unknown := [name for name in given if name not in fields and model.model_config.get("extra") != "allow"]:
-        raise PipelineContextInitializationError(
-            f"{model.__name__} has no field {', '.join(map(repr, unknown))}; it has {', '.join(fields)}",
-            fields=tuple(unknown),
-        )
-    values = {**filled, **{name: copy_value(value) for name, value in given.items()}}
-    try:
-        return model(**values)
-    except ValidationError as error:
-        message, names = _explain(model, error)
-        hint = "give them with initial_context_data"
-        raise PipelineContextInitializationError(f"{message}; {hint}", fields=names) from None
-
-
-def inherit_context(
-    model: type[BaseModel], data: Any, inherited: BaseModel | None, given: Mapping[str, Any]
-) -> BaseModel:
-    """Return the context of a sub-pipeline: fields of the outer context, or none of them behind a wall.
-
-    Raises:
-        ContextInheritanceError: Required fields are missing or do not fit.
-    """
-    if inherited is not None and type(inherited) is model and not given:
-        return copy_context(inherited)
-    shared = {
-        name: copy_value(getattr(inherited, name))
-        for name in model.model_fields
-        if inherited is not None and name in type(inherited).model_fields
-    }
-    try:
-        return make_context(model, data, new_run_id(), {**given, **shared})
-    except PipelineContextInitializationError as error:
-        source = "the outer context" if inherited is not None else "nothing, because inherit_context is False"
-        raise ContextInheritanceError(
-            f"the sub-pipeline inherits from {source}: {error}", fields=error.fields
-        ) from None
-
-
-def prompt_of(data: Any) -> str:
-    """Return a run's input as text: a string as it is, anything else readable and of bounded length.
-
-    A pydantic model is written as the dict of its fields. Long strings, deep nesting and long containers are
-    shortened by `...`, and the whole is at most `PROMPT_CHARACTERS` long.
-    """
-    if isinstance(data, str):
-        return data
-    outline = reprlib.Repr()
-    outline.maxlevel, outline.maxstring, outline.maxother = 6, 500, 500
-    outline.maxdict = outline.maxlist = outline.maxtuple = outline.maxset = outline.maxfrozenset = 50
-    text = outline.repr(dict(data)) if isinstance(data, BaseModel) else outline.repr(data)
-    return text if len(text) <= PROMPT_CHARACTERS else text[: PROMPT_CHARACTERS - 3] + "..."
-
-
-def _explain(model: type[BaseModel], error: ValidationError) -> tuple[str, tuple[str, ...]]:
-    """Return what is wrong with a context in one line, and the fields concerned."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    names = tuple(str(problem["loc"][0]) if problem["loc"] else "" for problem in problems)
-    missing = [name for name, problem in zip(names, problems, strict=True) if problem["type"] == "missing"]
-    if missing:
-        return f"{model.__name__} lacks the required fields {', '.join(missing)}", tuple(missing)
-    wrong = "; ".join(f"{name}: {problem['msg']}" for name, problem in zip(names, problems, strict=True))
-    return f"{model.__name__} does not take what it was given ({wrong})", names
-
-
 def _refuse_running_loop(method: str, instead: str) -> None:
     try:
         asyncio.get_running_loop()
@@ -421,52 +353,17 @@ def _refuse_running_loop(method: str, instead: str) -> None:
     raise TypeError(f"Flujo.{method}() cannot be called inside a running event loop; use `await flujo.{instead}(...)`")
 
 
-def _mark_pause(context: BaseModel, waiting: Sequence[Waiting] | None) -> None:
-    """Say in the scratchpad, if there is one, what a paused run asks; or that it asks nothing any more."""
-    scratchpad = getattr(context, "scratchpad", None)  # a context may be any model
-    if not is_dict(scratchpad):
-        return
-    if waiting is None:
-        scratchpad.pop("status", None)
-        scratchpad.pop("pause_message", None)
-    else:
-        scratchpad["status"] = "paused"
-        scratchpad["pause_message"] = "\n".join(asked.message for asked in waiting)
-
-
-def _resume_point(paused: PipelineResult[Any]) -> ResumePoint:
-    """Return where a paused run stands."""
-    if not isinstance(paused, PipelineResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
-        raise StateError(f"{reprlib.repr(paused)} is no PipelineResult; resume takes the result of a paused run")
-    if isinstance(paused.resume_point, ResumePoint):
-        return paused.resume_point
-    if paused.status == "paused":
-        raise StateError(f"this copy of run {paused.run_id} does not know where it stands; resume the original result")
-    raise StateError(f"run {paused.run_id} does not wait for an answer: it is {paused.status}")
-
-
-def _which(waiting: Sequence[Waiting], path: StepPath | None) -> Waiting:
-    """Return the waiting step that is answered."""
-    places = ", ".join("/".join(asked.path) for asked in waiting)
-    if path is None:
-        if len(waiting) != 1:
-            raise StateError(f"{len(waiting)} steps wait, at {places}; say with path= which one is answered")
-        return waiting[0]
-    for asked in waiting:
-        if asked.path == path:
-            return asked
-    raise AnswerRejectedError(f"nobody waits at {'/'.join(path)}; waiting: {places}")
-
-
-def _validated(asked: Waiting, answer: Any) -> Any:
-    """Return an answer as the schema of the waiting step reads it."""
-    if asked.input_schema is None:
-        return answer
-    try:
-        return TypeAdapter(asked.input_schema).validate_python(answer)
-    except ValidationError as error:
-        problems = "; ".join(
-            ".".join(map(str, problem["loc"])) + (": " if problem["loc"] else "") + problem["msg"]
-            for problem in error.errors(include_url=False, include_context=False, include_input=False)
+def _context_model(model: type[BaseModel] | None) -> type[BaseModel]:
+    if model is None:
+        return PipelineContext
+    if not isinstance(model, type) or not issubclass(model, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+        raise ConfigurationError(
+            f"context_model is {model!r}; give the class of a pydantic model, such as a subclass of PipelineContext"
         )
-        raise AnswerRejectedError(f"the answer does not fit step {asked.step_name!r}: {problems}") from None
+    return model
+
+
+def _run_id_among(given: Mapping[str, Any]) -> str | None:
+    """Return the run's identity if the fields of its context name one, so that the run has only one."""
+    run_id = given.get("run_id")
+    return run_id if isinstance(run_id, str) else None

@@ -1,7 +1,6 @@
 """A run: its steps in order, its limits after each of them, and its result."""
 
-import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +13,7 @@ from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import StepPath
 from flujo.domain.money import format_usd
-from flujo.domain.pipeline import Pipeline
+from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import PipelineResult, RunStatus, StepResult, Waiting
 from flujo.exceptions import UsageLimitExceededError
 
@@ -42,12 +41,21 @@ class ResumePoint:
     tokens: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class ExecutionManager:
-    """Runs the steps of one pipeline for one run."""
+    """Runs the steps of one pipeline for one run.
+
+    Attributes:
+        coordinator: Runs each step.
+        governor: Counts what the run spends.
+        history: The results of the steps that have ended.
+        running: The step that has started and not ended; `None` before, between and after steps.
+    """
 
     coordinator: StepCoordinator
     governor: UsageGovernor
+    history: list[StepResult] = field(default_factory=list[StepResult])
+    running: BaseStep[Any, Any] | None = None
 
     async def execute_steps(self, run: ExecutionFrame[Any]) -> PipelineResult[Any]:
         """Run the steps in order until one does not complete.
@@ -57,20 +65,18 @@ class ExecutionManager:
 
         Raises:
             UsageLimitExceededError: A limit was passed, at whatever depth; the history is in its `result`.
-            asyncio.CancelledError: The task was cancelled; its notes say where the run stood.
         """
         start = run.checkpoint(SequenceCheckpoint) or SequenceCheckpoint(0, run.data, ())
-        history, data = list(start.history), start.data
-        control = run.scope.control
+        history, data = self.history, start.data
+        history.extend(start.history)
+        steps, control = self.coordinator.pipeline.steps, run.scope.control
         status: RunStatus = "completed"
-        for position in range(start.position, len(self.coordinator.pipeline.steps)):
-            try:
-                result = await self.coordinator.execute_step(position, data, run)
-            except asyncio.CancelledError as cancelled:
-                self._note_position(cancelled, run, position, history)
-                raise
+        for position in range(start.position, len(steps)):
+            self.running = steps[position]
+            result = await self.coordinator.execute_step(position, data, run)
+            self.running = None
             history.append(result)
-            self._check_limits(run, history)
+            self._check_limits(run)
             if result.status != "completed":
                 status = result.status
                 if status == "paused":
@@ -80,25 +86,40 @@ class ExecutionManager:
                 status = control.halt.status
             if status != "completed":
                 break
-        return self._result(run, history, status, data)
+        return self._result(run, status, data)
 
-    def _check_limits(self, run: ExecutionFrame[Any], history: list[StepResult]) -> None:
+    def unfinished(self, run: ExecutionFrame[Any], status: RunStatus) -> PipelineResult[Any]:
+        """Return what a run came to that ended in an exception: the steps that had ended."""
+        return self._result(run, status, None)
+
+    def describe_position(self, run: ExecutionFrame[Any]) -> str:
+        """Return where a cancelled run stood, in one line."""
+        where = "before its first step" if not self.history else "between two steps"
+        if self.running is not None:
+            where = f"in {self.running.describe()}"
+        elif len(self.history) == len(self.coordinator.pipeline.steps):
+            where = "after its last step"
+        steps = "1 finished step" if len(self.history) == 1 else f"{len(self.history)} finished steps"
+        calls = ", ".join(run.scope.control.in_flight) or "none"
+        return (
+            f"flujo run {run.scope.run_id} was cancelled {where}, after {steps} "
+            f"and {format_usd(self.governor.total_cost)} spent; calls in flight: {calls}"
+        )
+
+    def _check_limits(self, run: ExecutionFrame[Any]) -> None:
         """Raise if a limit was passed, with the step that broke it in the history."""
         halt = run.scope.control.halt
         breach = halt.reason if halt and halt.status == "stopped" else self.governor.breach()
         if breach is not None:
-            raise UsageLimitExceededError(breach, self._result(run, history, "stopped", None))
+            raise UsageLimitExceededError(breach, self._result(run, "stopped", None))
 
-    def _result(
-        self, run: ExecutionFrame[Any], history: list[StepResult], status: RunStatus, output: Any
-    ) -> PipelineResult[Any]:
-        waiting = sorted(run.scope.control.waiting, key=lambda asked: asked.path)
-        point = self._resume_point(run, waiting)
-        return pipeline_result(run.scope.run_id, status, output, history, run.context, waiting, point)
-
-    def _resume_point(self, run: ExecutionFrame[Any], waiting: list[Waiting]) -> ResumePoint:
-        return ResumePoint(
-            self.coordinator.pipeline,
+    def _result(self, run: ExecutionFrame[Any], status: RunStatus, output: Any) -> PipelineResult[Any]:
+        if status != "paused":
+            return pipeline_result(run.scope.run_id, status, output, self.history, run.context, ())
+        pipeline = self.coordinator.pipeline
+        waiting = run.scope.control.waiting
+        point = ResumePoint(
+            pipeline,
             run.data,
             run.context,
             run.scope.journal.left,
@@ -106,18 +127,4 @@ class ExecutionManager:
             self.governor.total_cost,
             self.governor.total_tokens,
         )
-
-    def _note_position(
-        self,
-        cancelled: asyncio.CancelledError,
-        run: ExecutionFrame[Any],
-        position: int,
-        history: list[StepResult],
-    ) -> None:
-        """Say on the cancellation where the run stood, for whoever gets to see it."""
-        step = self.coordinator.pipeline.steps[position]
-        calls = ", ".join(run.scope.control.in_flight) or "none"
-        cancelled.add_note(
-            f"flujo run {run.scope.run_id} was cancelled in {step.describe()} after {len(history)} finished steps "
-            f"and {format_usd(self.governor.total_cost)} spent; calls in flight: {calls}"
-        )
+        return pipeline_result(run.scope.run_id, status, output, self.history, run.context, waiting, point)

@@ -20,7 +20,7 @@ class UsageGovernor:
         limits: What may be spent here; `None` for no limit.
         label: How errors speak of this level, such as `the run` or `step 'draft'`.
         parent: The level above; `None` for the run.
-        on_breach: Called once with a message when the limit of this level is passed.
+        on_breach: Called with a message whenever a charge leaves this level above its limit.
         cost: US dollars spent here before, for a run that goes on.
         tokens: Tokens spent here before, for a run that goes on.
     """
