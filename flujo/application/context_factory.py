@@ -1,4 +1,4 @@
-"""Makes contexts: that of a run, and those of the sub-pipelines within it. Only `Flujo` calls it."""
+"""Makes the context of a run, and those of the sub-pipelines within it; only `Flujo` uses it."""
 
 import difflib
 from collections.abc import Mapping

@@ -64,21 +64,28 @@ class PipelineRun(Coroutine[Any, Any, PipelineResult[OutT]]):
 
     async def _iterate(self) -> AsyncGenerator[Any, None]:
         chunks: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)  # a consumer that is slow slows the agent down
-        run = asyncio.create_task(self._start(chunks.put))  # ended and awaited below, whatever happens
+        run = asyncio.create_task(self._start(chunks.put))  # this task and the next are ended below, whatever happens
+        coming = asyncio.create_task(chunks.get())
         try:
-            while not run.done():
-                coming = asyncio.create_task(chunks.get())  # done or cancelled in this round
-                try:
-                    await asyncio.wait([coming, run], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    coming.cancel()
-                if coming.done() and not coming.cancelled():
+            while coming.done() or not run.done() or not chunks.empty():
+                await asyncio.wait([coming, run], return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
                     yield coming.result()
-            while not chunks.empty():
-                yield chunks.get_nowait()
+                    coming = asyncio.create_task(chunks.get())
             yield await run
+        except asyncio.CancelledError:
+            await _end(run, coming)
+            if run.cancelled():
+                await run  # raises the run's own cancellation, which says where it stood
+            raise
         finally:
-            run.cancel()
-            await asyncio.wait([run])
-            if not run.cancelled():
-                run.exception()  # it was raised above, or nobody listens any more
+            await _end(run, coming)
+
+
+async def _end(run: "asyncio.Task[Any]", coming: "asyncio.Task[Any]") -> None:
+    """End both tasks, so that nothing outlives the iteration."""
+    run.cancel()
+    coming.cancel()
+    await asyncio.wait([run, coming])
+    if not run.cancelled():
+        run.exception()  # it was raised in the iteration, or nobody listens any more
