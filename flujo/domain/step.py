@@ -1,12 +1,14 @@
 """The step that calls an agent: its declaration."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Unpack, cast, runtime_checkable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from typing_extensions import TypeVar
 
-from flujo.domain.agents import SETTINGS, AgentCall, AgentLike
+from flujo.domain.agents import SETTINGS, AgentCall
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, ValidationReport, mismatch
 from flujo.domain.policies import (
@@ -19,8 +21,25 @@ from flujo.domain.policies import (
 from flujo.domain.type_compatibility import fits
 from flujo.exceptions import ConfigurationError, MissingAgentError
 
-InT = TypeVar("InT", contravariant=True)
-OutT = TypeVar("OutT", covariant=True)
+InT = TypeVar("InT", contravariant=True, default=Any)
+OutT = TypeVar("OutT", covariant=True, default=Any)
+
+
+class StepOptions(StepConfigValues, total=False):
+    """The options of `AgentStep`, as keyword arguments of a step."""
+
+    config: StepConfig | None
+    plugins: Sequence[tuple[ValidationPlugin, int]]
+    validators: Sequence[Validator]
+    processors: AgentProcessors | None
+    usage_limits: UsageLimits | None
+    updates_context: bool
+    validate_fields: bool
+    persist_feedback_to_context: str | None
+    persist_validation_results_to: str | None
+    failure_handlers: Sequence[Callable[[], object]]
+    strict: bool
+    meta: Mapping[str, Any] | None
 
 
 class AgentStep(BaseStep[InT, OutT]):
@@ -39,13 +58,13 @@ class AgentStep(BaseStep[InT, OutT]):
     def __init__(
         self,
         name: str,
-        agent: AgentLike[InT, OutT] | None = None,
+        agent: Any = None,
         *,
         config: StepConfig | None = None,
         plugins: Sequence[tuple[ValidationPlugin, int]] = (),
         validators: Sequence[Validator] = (),
         processors: AgentProcessors | None = None,
-        fallback_step: BaseStep[Any, Any] | None = None,
+        fallback_step: BaseStep[InT, OutT] | None = None,
         usage_limits: UsageLimits | None = None,
         updates_context: bool = False,
         validate_fields: bool = False,
@@ -58,8 +77,8 @@ class AgentStep(BaseStep[InT, OutT]):
     ) -> None:
         super().__init__(name, usage_limits=usage_limits, fallback_step=fallback_step, meta=meta)
         self.config = _configure(name, config, config_values)
-        self.plugins = tuple(sorted(plugins, key=lambda entry: -entry[1]))
-        self.validators = tuple(validators)
+        self.plugins = tuple(sorted(_checked_plugins(name, plugins), key=lambda entry: -entry[1]))
+        self.validators = tuple(_checked_validators(name, validators))
         self.processors = processors or AgentProcessors()
         self.updates_context = updates_context
         self.validate_fields = validate_fields
@@ -142,9 +161,45 @@ def _configure(name: str, config: StepConfig | None, values: Mapping[str, Any]) 
             near = difflib.get_close_matches(key, [*StepConfig.model_fields, "agent", "config"], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"step {name!r} got an unexpected keyword argument {key!r}{hint}")
-    if config is None:
-        return StepConfig(**values)
-    return StepConfig.model_validate({**config.model_dump(), **values}) if values else config
+    if config is not None and not isinstance(config, StepConfig):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+        raise ConfigurationError(f"step {name!r}: config is {reprlib.repr(config)}; give a StepConfig(...)")
+    if config is not None and not values:
+        return config
+    try:
+        return StepConfig.model_validate({**(config.model_dump() if config else {}), **values})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{problem['loc'][0]} is {reprlib.repr(problem['input'])}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+            for problem in error.errors(include_url=False, include_context=False)
+        )
+        raise ConfigurationError(f"step {name!r}: {problems}") from None
+
+
+@runtime_checkable
+class _Judge(Protocol):
+    def validate(self, data: Any, /) -> Any: ...
+
+
+def _checked_plugins(name: str, plugins: Iterable[object]) -> Iterator[tuple[ValidationPlugin, int]]:
+    for entry in plugins:
+        match entry:
+            case (_Judge() as plugin, int(priority)):
+                yield plugin, priority
+            case _:
+                raise ConfigurationError(
+                    f"step {name!r}: {reprlib.repr(entry)} is not a plugin with its priority; give (plugin, 0), "
+                    "where the plugin has `async def validate(self, data)`"
+                )
+
+
+def _checked_validators(name: str, validators: Iterable[object]) -> Iterator[Validator]:
+    for each in validators:
+        if not isinstance(each, _Judge) or isinstance(each, type):
+            raise ConfigurationError(
+                f"step {name!r}: {reprlib.repr(each)} is not a validator; decorate a function with @validator, "
+                "or give an object with `async def validate(self, output, *, context)`"
+            )
+        yield cast("Validator", each)  # its name is asked for only where its verdict has none
 
 
 def _fields_of(model: Any) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """`Step`: the step that calls an agent, and the factories of all other kinds; `@step` makes one of a function."""
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, Unpack, overload
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, Unpack, overload
 
 from pydantic import BaseModel
+from typing_extensions import TypeVar
 
 from flujo.cache.backends import ICacheBackend
-from flujo.domain.agents import AgentLike
+from flujo.domain.agent_types import AnsweringAgent, PlainAgent, ReportingAgent, StreamingAgent
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, RefinementCheck, UsageLimits
 from flujo.domain.pipeline import BaseStep
-from flujo.domain.policies import StepConfigValues, ValidationPlugin, Validator
-from flujo.domain.step import AgentStep
+from flujo.domain.step import AgentStep, StepOptions
 from flujo.steps.cached import CachedStep
 from flujo.steps.conditional import ConditionalStep
 from flujo.steps.gather import GatherStep
@@ -21,13 +21,14 @@ from flujo.steps.parallel import ParallelStep
 from flujo.steps.refine import RefineStep
 from flujo.steps.router import RouterStep
 
-InT = TypeVar("InT", contravariant=True)
-OutT = TypeVar("OutT", covariant=True)
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
-Ctx = TypeVar("Ctx", bound=BaseModel)
+InT = TypeVar("InT", contravariant=True, default=Any)
+OutT = TypeVar("OutT", covariant=True, default=Any)
+A = TypeVar("A", default=Any)
+B = TypeVar("B", default=Any)
+C = TypeVar("C", default=Any)
+D = TypeVar("D", default=Any)
+Text = TypeVar("Text", str, bytes, default=str)
+Ctx = TypeVar("Ctx", bound=BaseModel, default=Any)
 
 
 class Step(AgentStep[InT, OutT]):
@@ -68,70 +69,192 @@ class Step(AgentStep[InT, OutT]):
         ```
     """
 
+    @overload
+    def __init__(
+        self,
+        name: str,
+        agent: ReportingAgent[InT, OutT],
+        *,
+        fallback_step: BaseStep[InT, OutT] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        agent: AnsweringAgent[InT, OutT],
+        *,
+        fallback_step: BaseStep[InT, OutT] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Step[A, Text]",
+        name: str,
+        agent: StreamingAgent[A, Text],
+        *,
+        fallback_step: BaseStep[A, Text] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        agent: StreamingAgent[InT, Any],
+        *,
+        fallback_step: BaseStep[InT, OutT] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        agent: PlainAgent[InT, OutT] | None = None,
+        *,
+        fallback_step: BaseStep[InT, OutT] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        agent: Any = None,
+        *,
+        fallback_step: BaseStep[Any, Any] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None:
+        super().__init__(name, agent, fallback_step=fallback_step, **options)
+
+    @overload
     @classmethod
     def from_callable(
-        cls,
-        function: AgentLike[A, B],
-        name: str | None = None,
-        *,
-        updates_context: bool = False,
-        validate_fields: bool = False,
-        **config_values: Unpack[StepConfigValues],
-    ) -> "Step[A, B]":
+        cls, function: ReportingAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def from_callable(
+        cls, function: AnsweringAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def from_callable(
+        cls, function: StreamingAgent[A, Text], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, Text]": ...
+    @overload
+    @classmethod
+    def from_callable(
+        cls, function: StreamingAgent[A, Any], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, Any]": ...
+    @overload
+    @classmethod
+    def from_callable(
+        cls, function: PlainAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @classmethod
+    def from_callable(cls, function: Any, name: str | None = None, **options: Unpack[StepOptions]) -> "Step[Any, Any]":
         """Return a step that calls a function, a bound method or a callable object.
 
         Args:
             function: Called with the step's input; its annotations give the step's types.
             name: The step's name; the function's by default.
-            updates_context: Merge the output into the context.
-            validate_fields: Check the declared output type against the context when a run starts.
-            config_values: Values of `StepConfig`.
+            options: What `Step` takes besides, such as `max_retries` or `updates_context`.
         """
-        return Step(
-            name or str(getattr(function, "__name__", type(function).__name__)),
-            function,
-            updates_context=updates_context,
-            validate_fields=validate_fields,
-            **config_values,
-        )
+        return Step(name or str(getattr(function, "__name__", type(function).__name__)), function, **options)
 
+    @overload
     @classmethod
     def from_mapper(
-        cls, mapper: AgentLike[A, B], name: str | None = None, **config_values: Unpack[StepConfigValues]
-    ) -> "Step[A, B]":
+        cls, mapper: ReportingAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def from_mapper(
+        cls, mapper: AnsweringAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def from_mapper(
+        cls, mapper: StreamingAgent[A, Text], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, Text]": ...
+    @overload
+    @classmethod
+    def from_mapper(
+        cls, mapper: StreamingAgent[A, Any], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, Any]": ...
+    @overload
+    @classmethod
+    def from_mapper(
+        cls, mapper: PlainAgent[A, B], name: str | None = None, **options: Unpack[StepOptions]
+    ) -> "Step[A, B]": ...
+    @classmethod
+    def from_mapper(cls, mapper: Any, name: str | None = None, **options: Unpack[StepOptions]) -> "Step[Any, Any]":
         """Return a step that maps its input; the same as `from_callable`, named for what it does."""
-        return cls.from_callable(mapper, name, **config_values)
+        return Step.from_callable(mapper, name, **options)
 
+    @overload
     @classmethod
-    def solution(cls, agent: AgentLike[A, B], **config_values: Unpack[StepConfigValues]) -> "Step[A, B]":
+    def solution(cls, agent: ReportingAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def solution(cls, agent: AnsweringAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def solution(cls, agent: StreamingAgent[A, Text], **options: Unpack[StepOptions]) -> "Step[A, Text]": ...
+    @overload
+    @classmethod
+    def solution(cls, agent: StreamingAgent[A, Any], **options: Unpack[StepOptions]) -> "Step[A, Any]": ...
+    @overload
+    @classmethod
+    def solution(cls, agent: PlainAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @classmethod
+    def solution(cls, agent: Any, **options: Unpack[StepOptions]) -> "Step[Any, Any]":
         """Return a step named `solution`."""
-        return Step("solution", agent, **config_values)
+        return Step("solution", agent, **options)
 
+    @overload
     @classmethod
-    def review(cls, agent: AgentLike[A, B], **config_values: Unpack[StepConfigValues]) -> "Step[A, B]":
+    def review(cls, agent: ReportingAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def review(cls, agent: AnsweringAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def review(cls, agent: StreamingAgent[A, Text], **options: Unpack[StepOptions]) -> "Step[A, Text]": ...
+    @overload
+    @classmethod
+    def review(cls, agent: StreamingAgent[A, Any], **options: Unpack[StepOptions]) -> "Step[A, Any]": ...
+    @overload
+    @classmethod
+    def review(cls, agent: PlainAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @classmethod
+    def review(cls, agent: Any, **options: Unpack[StepOptions]) -> "Step[Any, Any]":
         """Return a step named `review`."""
-        return Step("review", agent, **config_values)
+        return Step("review", agent, **options)
 
+    @overload
     @classmethod
-    def validate_step(
-        cls,
-        agent: AgentLike[A, B],
-        *,
-        validators: Sequence[Validator] = (),
-        plugins: Sequence[tuple[ValidationPlugin, int]] = (),
-        strict: bool = True,
-        **config_values: Unpack[StepConfigValues],
-    ) -> "Step[A, B]":
+    def validate_step(cls, agent: ReportingAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def validate_step(cls, agent: AnsweringAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @overload
+    @classmethod
+    def validate_step(cls, agent: StreamingAgent[A, Text], **options: Unpack[StepOptions]) -> "Step[A, Text]": ...
+    @overload
+    @classmethod
+    def validate_step(cls, agent: StreamingAgent[A, Any], **options: Unpack[StepOptions]) -> "Step[A, Any]": ...
+    @overload
+    @classmethod
+    def validate_step(cls, agent: PlainAgent[A, B], **options: Unpack[StepOptions]) -> "Step[A, B]": ...
+    @classmethod
+    def validate_step(cls, agent: Any, **options: Unpack[StepOptions]) -> "Step[Any, Any]":
         """Return a step named `validate`.
 
         Args:
             agent: Makes the output that is judged.
-            validators: Judge it.
-            plugins: Judge it first.
-            strict: `False` passes what is refused and records it in `metadata_["failed_validations"]`.
-            config_values: Values of `StepConfig`.
+            options: What `Step` takes besides: `validators` and `plugins` judge the output; `strict=False` passes
+                what they refuse and records it in `metadata_["failed_validations"]`.
         """
-        return Step("validate", agent, validators=validators, plugins=plugins, strict=strict, **config_values)
+        return Step("validate", agent, **options)
 
     @staticmethod
     def parallel(
@@ -217,15 +340,50 @@ class Step(AgentStep[InT, OutT]):
     @staticmethod
     def loop_until(
         name: str,
+        loop_body_pipeline: BaseStep[A, A],
+        exit_condition_callable: Callable[[A, Any], bool],
+        max_loops: int = 5,
+        *,
+        loop_output_mapper: Callable[[A, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, D]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, A],
+        exit_condition_callable: Callable[[A, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        loop_output_mapper: Callable[[A, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[C, D]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
         loop_body_pipeline: BaseStep[A, B],
         exit_condition_callable: Callable[[B, Any], bool],
         max_loops: int = 5,
         *,
-        initial_input_to_loop_body_mapper: Callable[[Any, Any], A] | None = None,
-        iteration_input_mapper: Callable[[B, Any, int], A] | None = None,
+        iteration_input_mapper: Callable[[B, Any, int], A],
         loop_output_mapper: Callable[[B, Any], D],
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[Any, D]: ...
+    ) -> BaseStep[A, D]: ...
+    @overload
+    @staticmethod
+    def loop_until(
+        name: str,
+        loop_body_pipeline: BaseStep[A, B],
+        exit_condition_callable: Callable[[B, Any], bool],
+        max_loops: int = 5,
+        *,
+        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        iteration_input_mapper: Callable[[B, Any, int], A],
+        loop_output_mapper: Callable[[B, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[C, D]: ...
     @staticmethod
     def loop_until(
         name: str,
@@ -317,10 +475,21 @@ class Step(AgentStep[InT, OutT]):
     def branch_on(
         name: str,
         condition_callable: Callable[[A, Any], Hashable],
-        branches: Mapping[Any, BaseStep[Any, B]],
-        default_branch_pipeline: BaseStep[Any, B] | None = None,
+        branches: Mapping[Any, BaseStep[A, B]],
+        default_branch_pipeline: BaseStep[A, B] | None = None,
         *,
-        branch_input_mapper: Callable[[A, Any], Any] | None = None,
+        branch_output_mapper: Callable[[B, Any, Any], D],
+        usage_limits: UsageLimits | None = None,
+    ) -> BaseStep[A, D]: ...
+    @overload
+    @staticmethod
+    def branch_on(
+        name: str,
+        condition_callable: Callable[[A, Any], Hashable],
+        branches: Mapping[Any, BaseStep[C, B]],
+        default_branch_pipeline: BaseStep[C, B] | None = None,
+        *,
+        branch_input_mapper: Callable[[A, Any], C],
         branch_output_mapper: Callable[[B, Any, Any], D],
         usage_limits: UsageLimits | None = None,
     ) -> BaseStep[A, D]: ...
@@ -367,7 +536,7 @@ class Step(AgentStep[InT, OutT]):
         merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
         on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[Sequence[A], list[B]]: ...
+    ) -> BaseStep[Iterable[A], list[B]]: ...
     @overload
     @staticmethod
     def map_over(
@@ -460,6 +629,9 @@ class Step(AgentStep[InT, OutT]):
     def human_in_the_loop(
         name: str, message_for_user: str | None = None, *, input_schema: type[A]
     ) -> BaseStep[Any, A]: ...
+    @overload
+    @staticmethod
+    def human_in_the_loop(name: str, message_for_user: str | None, input_schema: type[A]) -> BaseStep[Any, A]: ...
     @staticmethod
     def human_in_the_loop(
         name: str, message_for_user: str | None = None, input_schema: type[Any] | None = None
@@ -497,36 +669,39 @@ class Step(AgentStep[InT, OutT]):
 class _StepMaker(Protocol):
     """The decorator that `@step(...)` returns."""
 
-    def __call__(self, function: AgentLike[A, B], /) -> Step[A, B]: ...
+    @overload
+    def __call__(self, function: ReportingAgent[A, B], /) -> Step[A, B]: ...
+    @overload
+    def __call__(self, function: AnsweringAgent[A, B], /) -> Step[A, B]: ...
+    @overload
+    def __call__(self, function: StreamingAgent[A, Text], /) -> Step[A, Text]: ...
+    @overload
+    def __call__(self, function: StreamingAgent[A, Any], /) -> Step[A, Any]: ...
+    @overload
+    def __call__(self, function: PlainAgent[A, B], /) -> Step[A, B]: ...
 
 
 @overload
-def step(function: AgentLike[A, B], /) -> Step[A, B]: ...
+def step(function: ReportingAgent[A, B], /) -> Step[A, B]: ...
 @overload
+def step(function: AnsweringAgent[A, B], /) -> Step[A, B]: ...
+@overload
+def step(function: StreamingAgent[A, Text], /) -> Step[A, Text]: ...
+@overload
+def step(function: StreamingAgent[A, Any], /) -> Step[A, Any]: ...
+@overload
+def step(function: PlainAgent[A, B], /) -> Step[A, B]: ...
+@overload
+def step(*, name: str | None = None, **options: Unpack[StepOptions]) -> _StepMaker: ...
 def step(
-    *,
-    name: str | None = None,
-    updates_context: bool = False,
-    validate_fields: bool = False,
-    **config_values: Unpack[StepConfigValues],
-) -> _StepMaker: ...
-def step(
-    function: AgentLike[Any, Any] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    updates_context: bool = False,
-    validate_fields: bool = False,
-    **config_values: Unpack[StepConfigValues],
+    function: Any = None, /, *, name: str | None = None, **options: Unpack[StepOptions]
 ) -> Step[Any, Any] | _StepMaker:
     """Make a step of a function; its annotations give the step's types.
 
     Args:
         function: An async or plain function whose first argument is the step's input.
         name: The step's name; the function's by default.
-        updates_context: Merge the output into the context.
-        validate_fields: Check the declared output type against the context when a run starts.
-        config_values: Values of `StepConfig`.
+        options: What `Step` takes besides, such as `max_retries` or `updates_context`.
 
     Example:
         ```python
@@ -544,10 +719,8 @@ def step(
         ```
     """
 
-    def make(decorated: AgentLike[A, B], /) -> Step[A, B]:
-        return Step.from_callable(
-            decorated, name, updates_context=updates_context, validate_fields=validate_fields, **config_values
-        )
+    def make(decorated: Any, /) -> Step[Any, Any]:
+        return Step.from_callable(decorated, name, **options)
 
     return make if function is None else make(function)
 
