@@ -30,6 +30,7 @@ from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
 from flujo.domain.results import PipelineResult
 from flujo.domain.type_compatibility import accepts
 from flujo.exceptions import ConfigurationError, FlujoError, PipelineAbortSignal, UsageLimitExceededError
+from flujo.steps.checks import check_cache
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
 
@@ -103,6 +104,7 @@ class Flujo(Generic[InT, OutT]):
         self._usage_limits = usage_limits
         self._hooks = tuple(hooks)
         self._dispatcher = HookDispatcher(hooks) if hooks else None
+        check_cache("the runner", cache_backend)
         self._cache_backend = cache_backend
         self._clock = clock
         self._manager_parts = StepCoordinator(ExecutorCore(), self.pipeline)
@@ -195,7 +197,8 @@ class Flujo(Generic[InT, OutT]):
             self.pipeline,
             inherit_context=inherit_context,
             usage_limits=self._usage_limits,
-            settings=RunnerSettings(self._new_context, self._resources, self._hooks),
+            context_model=self.context_model,
+            settings=RunnerSettings(self._new_context, self._resources, self._hooks, self._cache_backend),
         )
 
     def with_settings(

@@ -1,12 +1,13 @@
 """What keeps cached results."""
 
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flujo.exceptions import ConfigurationError
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
 
 
+@runtime_checkable
 class ICacheBackend(Protocol):
     """Keeps values by key; a value that is gone was never there."""
 
@@ -45,8 +46,8 @@ class InMemoryCache:
     """
 
     def __init__(self, max_size: int = 1024, ttl: float | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        if max_size < 1:
-            raise ConfigurationError(f"max_size is {max_size!r}; a cache keeps at least one value")
+        if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(f"max_size is {max_size!r}; it must be an integer, 1 or more")
         if ttl is not None and not ttl > 0:
             raise ConfigurationError(f"ttl is {ttl!r}; it must be more than 0 seconds, or None")
         self._max_size = max_size

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -50,6 +50,12 @@ def digest(value: Any, place: str = "value") -> str:
     return _digest(value, place, 0).hex()
 
 
+def fields_of(model: BaseModel) -> dict[str, Any]:
+    """Return the fields of a model by name, extra ones included, however the model iterates over itself."""
+    fields = {name: value for name, value in vars(model).items() if name in type(model).model_fields}
+    return {**fields, **(model.__pydantic_extra__ or {})}
+
+
 def _digest(value: object, place: str, depth: int) -> bytes:
     if depth > _DEEPEST:
         raise SerializationError(f"{place[:60]}... is nested more than {_DEEPEST} levels deep")
@@ -63,6 +69,8 @@ def _digest(value: object, place: str, depth: int) -> bytes:
 
 def _parts(value: Any, place: str, depth: int) -> Iterable[bytes]:
     """Return what makes up a value."""
+    if isinstance(value, Flag):  # combined flags, and none at all, may have no name
+        return (repr(value.value).encode(),)
     if isinstance(value, Enum):
         return (value.name.encode(),)
     if isinstance(value, str):
@@ -76,7 +84,7 @@ def _parts(value: Any, place: str, depth: int) -> Iterable[bytes]:
     if is_dict(value):
         return _sorted_pairs(value, place, depth)
     if isinstance(value, BaseModel):
-        return _sorted_pairs(dict(value), place, depth)
+        return _sorted_pairs(fields_of(value), place, depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return _sorted_pairs(fields, place, depth)

@@ -185,9 +185,21 @@ class BaseStep(Generic[InT, OutT]):
             context_model: The model of the run's context, if it should be checked against.
         """
         report = ValidationReport()
-        for step in self.walk():
-            step.check(report, context_model)
+        self._check_all(report, context_model)
         return report
+
+    def inner_context_model(self, context_model: type | None) -> type | None:
+        """Return the model of the context that the inner steps see; `context_model` is what this step sees."""
+        return context_model
+
+    def _check_all(self, report: ValidationReport, context_model: type | None) -> None:
+        """Check this step and all steps within it, each against the context that it will see."""
+        self.check(report, context_model)
+        inner_model = self.inner_context_model(context_model)
+        for _, child in self.children():
+            child._check_all(report, inner_model)
+        if self.fallback_step is not None:
+            self.fallback_step._check_all(report, context_model)
 
 
 class Pipeline(BaseStep[InT, OutT]):
@@ -262,6 +274,7 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     Attributes:
         pipeline: What runs.
         inherit_context: Whether context fields flow in and back.
+        context_model: The model of the inner context; `None` for that of the outer one.
         settings: What a runner that was made a step brings along; `None` for a plain pipeline.
     """
 
@@ -272,11 +285,13 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
         *,
         inherit_context: bool = True,
         usage_limits: UsageLimits | None = None,
+        context_model: type | None = None,
         settings: Any = None,
     ) -> None:
         super().__init__(name, usage_limits=usage_limits)
         self.pipeline = pipeline
         self.inherit_context = inherit_context
+        self.context_model = context_model
         self.settings = settings
         self.input_type = pipeline.input_type
         self.output_type = PipelineResult
@@ -284,6 +299,10 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the pipeline."""
         return (("pipeline", self.pipeline),)
+
+    def inner_context_model(self, context_model: type | None) -> type | None:
+        """Return the runner's own model; a plain pipeline has that of the outer context."""
+        return context_model if self.context_model is None else self.context_model
 
 
 def _steps_of(step: BaseStep[Any, Any]) -> tuple[BaseStep[Any, Any], ...]:

@@ -12,11 +12,11 @@ from flujo.application.core.context import changed_fields, copy_context, copy_va
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend, InMemoryCache
-from flujo.cache.keys import digest
+from flujo.cache.keys import digest, fields_of
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
-from flujo.steps.checks import check_step
+from flujo.steps.checks import check_cache, check_step
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
@@ -32,16 +32,15 @@ class CachedStep(BaseStep[InT, OutT]):
         inner: The step whose results are remembered.
         cache_backend: Where they are kept; `None` for the runner's cache, or else one of the step's own.
         own_cache: The step's own cache, used if neither the step nor the runner names one.
-        sees_context: Whether the result may depend on the context or change it.
     """
 
     def __init__(self, step: BaseStep[InT, OutT], cache_backend: ICacheBackend | None = None) -> None:
         check_step("cached", "the step", step)
+        check_cache(f"step {step.name!r}", cache_backend)
         super().__init__(step.name)
         self.inner = step
         self.cache_backend = cache_backend
         self.own_cache = InMemoryCache()
-        self.sees_context = any(_sees_context(inner) for inner in step.walk())
         self.input_type, self.output_type = step.input_type, step.output_type
 
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
@@ -51,12 +50,13 @@ class CachedStep(BaseStep[InT, OutT]):
 
 @dataclass(slots=True, frozen=True)
 class _Remembered:
-    """A stored result: the output, what the step changed in the context, and what it was made by.
+    """A stored result: the output, what is said besides, what changed in the context, and what it was made by.
 
     The steps and agents are kept, so that their identities in the key are not taken by others.
     """
 
     output: Any
+    metadata: dict[str, Any]
     changes: dict[str, Any]
     made_by: tuple[object, ...]
 
@@ -71,13 +71,14 @@ class _CachedCheckpoint:
 
 @ExecutorCore.handles(CachedStep)
 async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
-    cache = step.cache_backend or frame.scope.cache or step.own_cache
-    start = frame.checkpoint(_CachedCheckpoint) or _CachedCheckpoint(
-        _key(step, frame), copy_context(frame.context) if step.sees_context else None
-    )
-    if (hit := await _look_up(cache, start.key)) is not None:
-        update_context(frame.context, copy_value(hit.changes))
-        return StepResult(step.name, copy_value(hit.output), attempts=0, metadata_={"cache_hit": True})
+    cache = next(cache for cache in (step.cache_backend, frame.scope.cache, step.own_cache) if cache is not None)
+    start = frame.checkpoint(_CachedCheckpoint)
+    if start is None:
+        start = _begin(step, frame)
+        if (hit := await _look_up(cache, start.key, step)) is not None:
+            update_context(frame.context, copy_value(hit.changes))
+            metadata = {**copy_value(hit.metadata), "cache_hit": True}
+            return StepResult(step.name, copy_value(hit.output), attempts=0, metadata_=metadata)
     result = await core.execute(frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk))
     if result.status == "paused":
         frame.save(start)
@@ -96,25 +97,32 @@ def _sees_context(step: BaseStep[Any, Any]) -> bool:
     return asks or step.updates_context or step.is_judged or bool(step.processors.prompt_processors)
 
 
+def _begin(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _CachedCheckpoint:
+    """Return the key of the result, and the context before the step if the step may read or change it."""
+    sees_context = any(_sees_context(inner) for inner in step.inner.walk())
+    seen = {name: value for name, value in fields_of(frame.context).items() if name not in _NOT_IN_THE_KEY}
+    definition = [id(part) for part in _definition(step)]
+    key = digest([definition, digest(frame.data, "input"), digest(seen if sees_context else {}, "context")])
+    return _CachedCheckpoint(key, copy_context(frame.context) if sees_context else None)
+
+
 def _definition(step: CachedStep[Any, Any]) -> tuple[object, ...]:
     """Return the steps and agents that make the result."""
     steps = tuple(step.inner.walk())
     return (*steps, *(inner.agent for inner in steps if isinstance(inner, AgentStep)))
 
 
-def _key(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> str:
-    seen = {name: value for name, value in frame.context if name not in _NOT_IN_THE_KEY} if step.sees_context else {}
-    definition = [id(part) for part in _definition(step)]
-    return digest([definition, digest(frame.data, "input"), digest(seen, "context")])
-
-
-async def _look_up(cache: ICacheBackend, key: str) -> _Remembered | None:
+async def _look_up(cache: ICacheBackend, key: str, step: CachedStep[Any, Any]) -> _Remembered | None:
     try:
         found = await cache.get(key)
     except Exception:  # a cache is code of the user's; one that fails is one that has nothing
         _log.exception("the cache failed to look up a result")
         return None
-    return found if isinstance(found, _Remembered) else None
+    if not isinstance(found, _Remembered):
+        return None
+    # A cache that outlives the process holds keys with the identities of other objects.
+    makers = zip(found.made_by, _definition(step), strict=True)
+    return found if all(maker is part for maker, part in makers) else None
 
 
 async def _remember(
@@ -124,9 +132,10 @@ async def _remember(
     frame: ExecutionFrame[Any],
     result: StepResult,
 ) -> None:
-    changes = changed_fields(start.before, frame.context) if start.before is not None else {}
-    changes = {name: copy_value(value) for name, value in changes.items() if name not in OWNED_BY_THE_RUN}
     try:
-        await cache.set(start.key, _Remembered(copy_value(result.output), changes, _definition(step)))
-    except Exception:  # a cache is code of the user's; what was paid for is kept all the same
+        changes = changed_fields(start.before, frame.context) if start.before is not None else {}
+        kept = {name: copy_value(value) for name, value in changes.items() if name not in OWNED_BY_THE_RUN}
+        remembered = _Remembered(copy_value(result.output), copy_value(result.metadata_), kept, _definition(step))
+        await cache.set(start.key, remembered)
+    except Exception:  # a cache is code of the user's, as is copying; what was paid for is kept all the same
         _log.exception("the cache failed to keep a result")

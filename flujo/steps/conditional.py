@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -11,7 +12,7 @@ from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.steps.checks import check_call, check_step
-from flujo.steps.parallel import as_pipelines, common_input_type
+from flujo.steps.parallel import as_pipelines, branch_places, common_input_type
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
@@ -23,6 +24,7 @@ class ConditionalStep(BaseStep[InT, OutT]):
     Attributes:
         condition: `(input, context) -> key`.
         branches: The branches by key.
+        places: By key, a branch's part of the path.
         default_branch: What runs for any other key; `None` fails the step.
         input_mapper: `(input, context) -> input` of the branch.
         output_mapper: `(output, key, context) -> output` of the step.
@@ -40,11 +42,12 @@ class ConditionalStep(BaseStep[InT, OutT]):
         usage_limits: UsageLimits | None = None,
     ) -> None:
         super().__init__(name, usage_limits=usage_limits)
-        check_call(name, "condition_callable", condition_callable, "output", "context")
+        check_call(name, "condition_callable", condition_callable, "output", "context", required=True)
         check_call(name, "branch_input_mapper", branch_input_mapper, "input", "context")
         check_call(name, "branch_output_mapper", branch_output_mapper, "output", "key", "context")
         self.condition = condition_callable
         self.branches = as_pipelines(name, branches)
+        self.places = branch_places(branches)
         self.default_branch: Pipeline[Any, Any] | None = None
         if default_branch_pipeline is not None:
             check_step(name, "default_branch_pipeline", default_branch_pipeline)
@@ -59,7 +62,7 @@ class ConditionalStep(BaseStep[InT, OutT]):
 
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the branches, and the default one as `default`."""
-        ways = [(f"branch:{key}", branch) for key, branch in self.branches.items()]
+        ways = [(self.places[key], branch) for key, branch in self.branches.items()]
         return ways if self.default_branch is None else [*ways, ("default", self.default_branch)]
 
 
@@ -75,10 +78,11 @@ class _TakenBranch:
 async def _handle_conditional_step(
     core: ExecutorCore, step: ConditionalStep[Any, Any], frame: ExecutionFrame[Any]
 ) -> StepResult:
-    taken = frame.checkpoint(_TakenBranch) or _choose(step, frame)
-    branch, at = step.branches.get(taken.key), f"branch:{taken.key}"
+    left = frame.checkpoint(_TakenBranch)
+    taken = _TakenBranch(left.key, copy_value(left.data)) if left else _choose(step, frame)
+    branch, at = step.branches.get(taken.key), step.places.get(taken.key, "default")
     if branch is None:
-        branch, at = step.default_branch, "default"
+        branch = step.default_branch
     if branch is None:
         known = ", ".join(map(repr, step.branches))
         return conclude(

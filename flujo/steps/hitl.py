@@ -2,11 +2,14 @@
 
 from typing import Any, TypeVar
 
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
+
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.pausing import Question, take_answer, wait_for_person
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
+from flujo.exceptions import ConfigurationError
 
 OutT = TypeVar("OutT", covariant=True)
 
@@ -23,9 +26,22 @@ class HumanInTheLoopStep(BaseStep[Any, OutT]):
         self, name: str, *, message_for_user: str | None = None, input_schema: type[OutT] | None = None
     ) -> None:
         super().__init__(name)
+        if input_schema is not None:
+            _check_schema(name, input_schema)
         self.message_for_user = message_for_user
         self.input_schema = input_schema
         self.output_type = Any if input_schema is None else input_schema
+
+
+def _check_schema(name: str, input_schema: Any) -> None:
+    """Refuse what no answer could be validated against, before anybody is asked."""
+    try:
+        TypeAdapter(input_schema)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigurationError(
+            f"step {name!r}: input_schema is {input_schema!r}, which pydantic cannot validate; "
+            "give a pydantic model, a dataclass or a built-in type"
+        ) from error
 
 
 @ExecutorCore.handles(HumanInTheLoopStep)

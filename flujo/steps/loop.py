@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -43,7 +44,7 @@ class LoopStep(BaseStep[InT, OutT]):
         super().__init__(name, usage_limits=usage_limits)
         check_step(name, "loop_body_pipeline", loop_body_pipeline)
         check_count(name, "max_loops", max_loops)
-        check_call(name, "exit_condition_callable", exit_condition_callable, "output", "context")
+        check_call(name, "exit_condition_callable", exit_condition_callable, "output", "context", required=True)
         check_call(
             name,
             "initial_input_to_loop_body_mapper",
@@ -90,24 +91,25 @@ class _LoopCheckpoint:
 @ExecutorCore.handles(LoopStep)
 async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     context = frame.context
-    start = frame.checkpoint(_LoopCheckpoint)
-    if start is None:
+    if (left := frame.checkpoint(_LoopCheckpoint)) is not None:
+        done, data, history = left.done, copy_value(left.data), list(left.history)
+    else:
         mapper = step.initial_input_mapper
-        start = _LoopCheckpoint(0, mapper(frame.data, context) if mapper else frame.data, ())
-    data = start.data
-    history = frame.history = list(start.history)
-    for iteration in range(start.done + 1, step.max_loops + 1):
+        done, data, history = 0, mapper(frame.data, context) if mapper else frame.data, list[StepResult]()
+    frame.history = history
+    for iteration in range(done + 1, step.max_loops + 1):
+        frame.attempts = iteration
         result = await core.execute(frame.child(step.body, data, at=f"iteration:{iteration}"))
         history.append(result)
         output = result.output
         if result.status != "completed":
             if result.status == "paused":
                 frame.save(_LoopCheckpoint(iteration - 1, data, tuple(history[:-1])))
-            return end_with(frame, result, output, attempts=iteration)
+            return end_with(frame, result, output)
         if step.exit_condition(output, context):
-            return _finish(step, frame, output, iteration)
+            return _finish(step, frame, output)
         if frame.scope.control.halt is not None:
-            return halted(frame, output, attempts=iteration)
+            return halted(frame, output)
         data = output
         if step.iteration_input_mapper is not None and iteration < step.max_loops:
             data = step.iteration_input_mapper(output, context, iteration)
@@ -116,12 +118,11 @@ async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame:
         data if step.iteration_input_mapper is None else history[-1].output,
         status="failed",
         feedback=f"the exit condition did not hold after max_loops={step.max_loops} iterations",
-        attempts=step.max_loops,
         metadata={"exit_reason": "max_loops"},
     )
 
 
-def _finish(step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any, iterations: int) -> StepResult:
+def _finish(step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any) -> StepResult:
     if step.output_mapper is not None:
         output = step.output_mapper(output, frame.context)
-    return conclude(frame, output, attempts=iterations, metadata={"exit_reason": "condition"})
+    return conclude(frame, output, metadata={"exit_reason": "condition"})

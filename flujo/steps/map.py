@@ -1,16 +1,21 @@
 """A pipeline once for each item: the declaration and the handler."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, TypeVar
 
-from flujo.application.core.branches import Branch, BranchPolicy, BranchRun, MergeFunction
+from pydantic import BaseModel
+
+from flujo.application.core.branches import Branch, BranchRun, MergeFunction
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport
 from flujo.domain.results import StepResult
-from flujo.steps.checks import check_call, check_count, check_fields, check_step
+from flujo.steps.checks import check_fields, check_step
+from flujo.steps.parallel import make_policy, merged_fields
 from flujo.utils.narrowing import is_items
 
 InT = TypeVar("InT", contravariant=True)
@@ -39,11 +44,9 @@ class MapStep(BaseStep[InT, list[OutT]]):
     ) -> None:
         super().__init__(name, usage_limits=usage_limits)
         check_step(name, "pipeline_to_run", pipeline_to_run)
-        check_count(name, "max_concurrency", max_concurrency)
-        check_call(name, "merge_strategy", merge_strategy, "context", "branches")
         self.pipeline = Pipeline.from_step(pipeline_to_run)
         self.iterable_input = iterable_input
-        self.policy = BranchPolicy(merge=merge_strategy, on_failure=on_branch_failure, max_concurrency=max_concurrency)
+        self.policy = make_policy(name, merge_strategy, on_branch_failure, max_concurrency)
         item, output = self.pipeline.input_type, self.pipeline.output_type
         if iterable_input is None and item is not Any:
             self.input_type = GenericAlias(Iterable, (item,))
@@ -55,24 +58,36 @@ class MapStep(BaseStep[InT, list[OutT]]):
 
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a context field that does not exist."""
-        if self.iterable_input is not None:
-            check_fields(self.name, [self.iterable_input], report, context_model)
+        source = () if self.iterable_input is None else (self.iterable_input,)
+        check_fields(self.name, [*source, *merged_fields(self.policy)], report, context_model)
+
+
+@dataclass(slots=True, frozen=True)
+class _Items:
+    """What a map that waits for a person maps over; an iterator gives its items only once."""
+
+    items: list[Any]
 
 
 @ExecutorCore.handles(MapStep)
 async def _handle_map_step(core: ExecutorCore, step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
-    items = _items(step, frame)
+    journal, items_path = frame.scope.journal, (*frame.path, "items")
+    left = journal.take(items_path, _Items)
+    items = copy_value(left.items) if left else _items(step, frame)
     branches = [Branch(str(i), f"item:{i}", step.pipeline, item) for i, item in enumerate(items)]
     run = BranchRun(core, frame, branches, step.policy)
     await run.run()
     ran = [run.results[branch.name] for branch in branches if branch.name in run.results]
-    return run.conclude([result.output if result.success else result for result in ran])
+    result = run.conclude([result.output if result.success else result for result in ran])
+    if result.status == "paused":
+        journal.save(items_path, _Items(items))
+    return result
 
 
 def _items(step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> list[Any]:
     source, items = "its input", frame.data
     if step.iterable_input is not None:
         source, items = f"the context field {step.iterable_input!r}", getattr(frame.context, step.iterable_input)
-    if not is_items(items):
+    if not is_items(items) or isinstance(items, BaseModel):  # a model gives its fields, which nobody maps over
         raise TypeError(f"step {step.name!r} maps over items, but {source} is a {type(items).__name__}; give a list")
     return list(items)

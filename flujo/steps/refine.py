@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -84,28 +85,30 @@ class _RefineCheckpoint:
 @ExecutorCore.handles(RefineStep)
 async def _handle_refine_step(core: ExecutorCore, step: RefineStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     """Run generator and critic in turn; `data` is a request for the generator, or a draft for the critic."""
-    request = {"original_input": frame.data, "feedback": None}
-    start = frame.checkpoint(_RefineCheckpoint) or _RefineCheckpoint(0, request, is_draft=False, history=())
-    checked, data, is_draft = start.checked, start.data, start.is_draft
-    history = frame.history = list(start.history)
+    data: Any = {"original_input": frame.data, "feedback": None}
+    checked, is_draft, history = 0, False, list[StepResult]()
+    if (left := frame.checkpoint(_RefineCheckpoint)) is not None:
+        checked, data, is_draft, history = left.checked, copy_value(left.data), left.is_draft, list(left.history)
+    frame.history = history
     while checked < step.max_refinements:
+        frame.attempts = checked + 1
         turn, at = (step.critic, "critic") if is_draft else (step.generator, "generator")
         result = await core.execute(frame.child(turn, data, at=f"{at}:{checked + 1}"))
         history.append(result)
         if result.status != "completed":
             if result.status == "paused":
                 frame.save(_RefineCheckpoint(checked, data, is_draft, tuple(history[:-1])))
-            return end_with(frame, result, attempts=checked + 1)
+            return end_with(frame, result)
         if is_draft:
             checked += 1
             check = _verdict(result)
             if check.is_complete:
-                return conclude(frame, data, attempts=checked, metadata={"exit_reason": "condition"})
+                return conclude(frame, data, metadata={"exit_reason": "condition"})
             data = _next_request(step, frame.data, check)
         else:
             data = result.output
         if frame.scope.control.halt is not None:
-            return halted(frame, attempts=max(checked, 1))
+            return halted(frame)
         is_draft = not is_draft
     draft, verdict = history[-2], _verdict(history[-1])
     return conclude(
@@ -113,7 +116,6 @@ async def _handle_refine_step(core: ExecutorCore, step: RefineStep[Any, Any], fr
         draft.output,
         status="failed",
         feedback=f"no draft was accepted after max_refinements={step.max_refinements}: {verdict.feedback}",
-        attempts=checked,
         metadata={"exit_reason": "max_loops"},
     )
 

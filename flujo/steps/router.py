@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flujo.application.core.branches import Branch, BranchRun, MergeFunction
+from flujo.application.core.branches import BranchRun, MergeFunction
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -80,7 +80,7 @@ async def _handle_router_step(core: ExecutorCore, step: RouterStep[Any], frame: 
         )
     if names and frame.scope.control.halt is not None:
         return halted(frame)
-    branches = [Branch(name, f"branch:{name}", step.branches[name], frame.data) for name in names]
+    branches = [step.branch(name, frame.data) for name in names]
     run = BranchRun(core, frame, branches, step.policy)
     await run.run()
     result = run.conclude(outputs_by_name(run), before=[choice])

@@ -15,6 +15,7 @@ from flujo.application.core.outcome import blame, conclude, pipeline_result
 from flujo.application.core.resources import enter_resources
 from flujo.application.core.sequence import run_in_order
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.cache.backends import ICacheBackend
 from flujo.domain.observers import Hook
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
@@ -28,11 +29,13 @@ class RunnerSettings:
         new_context: Makes contexts of the runner's own model.
         resources: What the inner agents share; `None` for those of the outer run.
         hooks: Whom to tell of the inner steps, besides the hooks of the outer run.
+        cache: Where cached steps keep their results; `None` for the cache of the outer run.
     """
 
     new_context: ContextFactory
     resources: Any
     hooks: Sequence[Hook]
+    cache: ICacheBackend | None
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,9 +56,10 @@ async def _handle_sub_pipeline_step(
         inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
         inner.scope = await _inner_scope(step, frame.scope, context, stack)
         ran = await _run_pipeline(core, inner)
-    history = frame.history = inner.history or []
+        history = frame.history = inner.history or []  # before the resources are left, which may fail
     scope = frame.scope
-    output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, scope.control.waiting)
+    waiting = scope.control.waiting_below(frame.path) if ran.status == "paused" else ()
+    output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, waiting)
     if ran.status == "paused":
         frame.save(_SubPipelineCheckpoint(context))
     if before is not None:
@@ -94,6 +98,7 @@ async def _inner_scope(
             if settings.resources is not None
             else scope.resources,
             hooks=HookDispatcher(hooks) if hooks else None,
+            cache=scope.cache if settings.cache is None else settings.cache,
         )
     return scope if step.inherit_context else replace(scope, home=context)
 

@@ -1,13 +1,14 @@
 """Children that run at once, each on its own copy of the context."""
 
 import asyncio
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import copy_context, merge_branches
+from flujo.application.core.context import copy_context, copy_value, merge_branches
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import blame, conclude, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -83,7 +84,7 @@ class BranchRun:
     async def run(self) -> None:
         """Run all branches to their end, at most `max_concurrency` at once."""
         if (left := self.frame.checkpoint(_BranchesCheckpoint)) is not None:
-            self.results.update(left.finished)
+            self.results.update({name: _with_own_output(result) for name, result in left.finished.items()})
             self.contexts.update({name: copy_context(context) for name, context in left.contexts.items()})
         todo = [branch for branch in self.branches if branch.name not in self.results]
         self.frame.usage = self.frame.usage.for_branches()
@@ -131,14 +132,24 @@ class BranchRun:
             return self._pause(ran)
         failed = [result for result in ran if not result.success]
         if failed and (self.policy.on_failure is BranchFailureStrategy.PROPAGATE or len(failed) == len(ran)):
-            why = "; ".join(filter(None, map(blame, failed[:_MOST_BLAMED])))
-            more = f"; and {len(failed) - _MOST_BLAMED} more" if len(failed) > _MOST_BLAMED else ""
-            return conclude(self.frame, output, status="failed", feedback=why + more)
+            return conclude(self.frame, output, status="failed", feedback=self._blame())
         self._merge()
         return conclude(self.frame, output)
 
+    def _blame(self) -> str:
+        """Return which branches failed and why."""
+        failed = [branch for branch in self.branches if not self.results[branch.name].success]
+        told = [
+            f"{branch.at.replace(':', ' ', 1)}: {blame(self.results[branch.name])}" for branch in failed[:_MOST_BLAMED]
+        ]
+        more = [f"and {len(failed) - _MOST_BLAMED} more"] if len(failed) > _MOST_BLAMED else []
+        return "; ".join([*told, *more])
+
     def _pause(self, ran: Sequence[StepResult]) -> StepResult:
-        """Keep what finished and the contexts of what waits."""
+        """Keep what finished and the contexts of what waits; the questions come in order of declaration."""
+        order = {branch.at: position for position, branch in enumerate(self.branches)}
+        depth = len(self.frame.path)
+        self.frame.scope.control.arrange_waiting(self.frame.path, lambda asked: order[asked.path[depth]])
         waiting = {name: self.contexts[name] for name, result in self.results.items() if result.status == "paused"}
         finished = {name: result for name, result in self.results.items() if name not in waiting}
         self.frame.save(_BranchesCheckpoint(finished, waiting))
@@ -163,6 +174,13 @@ class BranchRun:
             _allowed_fields(completed, policy),
             OWNED_BY_THE_RUN,
         )
+
+
+def _with_own_output(result: StepResult) -> StepResult:
+    """Return a result whose output the steps that follow may change, though the paused run keeps it as well."""
+    own = copy.copy(result)
+    own.output = copy_value(result.output)
+    return own
 
 
 def _allowed_fields(branches: Collection[str], policy: BranchPolicy) -> Mapping[str, Sequence[str]] | None:

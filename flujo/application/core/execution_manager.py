@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import pipeline_result
 from flujo.application.core.sequence import SequenceCheckpoint
@@ -66,12 +67,13 @@ class ExecutionManager:
         Raises:
             UsageLimitExceededError: A limit was passed, at whatever depth; the history is in its `result`.
         """
-        start = run.checkpoint(SequenceCheckpoint) or SequenceCheckpoint(0, run.data, ())
-        history, data = self.history, start.data
-        history.extend(start.history)
+        first, data, history = 0, run.data, self.history
+        if (left := run.checkpoint(SequenceCheckpoint)) is not None:
+            first, data = left.position, copy_value(left.data)
+            history.extend(left.history)
         steps, control = self.coordinator.pipeline.steps, run.scope.control
         status: RunStatus = "completed"
-        for position in range(start.position, len(steps)):
+        for position in range(first, len(steps)):
             self.running = steps[position]
             result = await self.coordinator.execute_step(position, data, run)
             self.running = None

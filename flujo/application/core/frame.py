@@ -62,6 +62,15 @@ class RunControl:
     cut_short: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     in_flight: list[str] = field(default_factory=list[str])
 
+    def waiting_below(self, path: StepPath) -> list[Waiting]:
+        """Return those of the waiting steps that are within the step at `path`."""
+        return [asked for asked in self.waiting if asked.path[: len(path)] == path]
+
+    def arrange_waiting(self, path: StepPath, position: Callable[[Waiting], int]) -> None:
+        """Bring the waiting steps within the step at `path` in order of their position there."""
+        elsewhere = [asked for asked in self.waiting if asked.path[: len(path)] != path]
+        self.waiting = [*elsewhere, *sorted(self.waiting_below(path), key=position)]
+
     def stop(self, reason: str) -> None:
         """Let nothing more start, and cut short the calls in flight: a limit was passed."""
         if self.halt is None:
@@ -130,6 +139,7 @@ class ExecutionFrame(Generic[ContextT]):
         path: Its address in the run.
         on_chunk: Takes its chunks if it streams; `None` if nobody wants them.
         history: The results of its children so far; kept also if its handler fails.
+        attempts: The attempts so far, of a loop its iterations; kept also if its handler fails.
     """
 
     step: BaseStep[Any, Any]
@@ -140,6 +150,7 @@ class ExecutionFrame(Generic[ContextT]):
     path: StepPath = ()
     on_chunk: OnChunk | None = None
     history: list[StepResult] | None = None
+    attempts: int = 1
 
     def child(
         self,

@@ -15,7 +15,6 @@ def conclude(
     *,
     status: StepStatus = "completed",
     feedback: str | None = None,
-    attempts: int = 1,
     metadata: dict[str, Any] | None = None,
 ) -> StepResult:
     """Return the result of a frame's step, with the children it ran and the sum of what they cost."""
@@ -25,7 +24,7 @@ def conclude(
         frame.step.name,
         output,
         status=status,
-        attempts=attempts,
+        attempts=frame.attempts,
         token_counts=tokens,
         cost=cost,
         feedback=feedback,
@@ -39,25 +38,17 @@ def end_with(
     child: StepResult,
     output: Any = None,
     *,
-    attempts: int = 1,
     metadata: dict[str, Any] | None = None,
 ) -> StepResult:
     """Return the result of a step that cannot go on, because this child did not complete."""
-    return conclude(
-        frame,
-        output,
-        status=child.status,
-        feedback=blame(child),
-        attempts=attempts,
-        metadata=metadata,
-    )
+    return conclude(frame, output, status=child.status, feedback=blame(child), metadata=metadata)
 
 
-def halted(frame: ExecutionFrame[Any], output: Any = None, *, attempts: int = 1) -> StepResult:
+def halted(frame: ExecutionFrame[Any], output: Any = None) -> StepResult:
     """Return the result of a step that had more to do when its run was stopped."""
     halt = frame.scope.control.halt
     assert halt is not None, "only a stopped run leaves a step unfinished"
-    return conclude(frame, output, status=halt.status, feedback=halt.reason, attempts=attempts)
+    return conclude(frame, output, status=halt.status, feedback=halt.reason)
 
 
 def blame(child: StepResult) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.models import HumanInteraction
 from flujo.domain.money import ZERO
@@ -55,9 +56,9 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
     answers = frame.scope.journal.answers
     if frame.path not in answers:
         return wait_for_person(frame, question, input_schema)
-    answer = answers.pop(frame.path)
+    answer = copy_value(answers.pop(frame.path))
     interaction = HumanInteraction(
-        message_to_human=question.message, human_response=answer, timestamp=frame.scope.clock.now()
+        message_to_human=question.message, human_response=copy_value(answer), timestamp=frame.scope.clock.now()
     )
     _remember(frame.scope.home, interaction)
     if frame.context is not frame.scope.home:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -35,10 +36,11 @@ async def run_in_order(
 ) -> StepResult:
     """Run steps as the children of a frame until one does not complete; the output is the last one's."""
     last = len(steps) - 1
-    start = frame.checkpoint(SequenceCheckpoint) or SequenceCheckpoint(0, frame.data, ())
-    data = start.data
-    history = frame.history = list(start.history)
-    for position in range(start.position, len(steps)):
+    first, data, history = 0, frame.data, list[StepResult]()
+    if (left := frame.checkpoint(SequenceCheckpoint)) is not None:
+        first, data, history = left.position, copy_value(left.data), list(left.history)
+    frame.history = history
+    for position in range(first, len(steps)):
         on_chunk = frame.on_chunk if position == last else None
         result = await core.execute(frame.child(steps[position], data, at=str(position), on_chunk=on_chunk))
         history.append(result)

@@ -179,7 +179,9 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
     """Return what a step and its fallback came to together."""
     keeps = isinstance(step, AgentStep) and step.config.preserve_fallback_diagnostics
     feedback = primary.feedback if keeps else None
-    if not rescue.success:
+    if rescue.status == "paused":
+        feedback = rescue.feedback  # the question, and nothing but the question
+    elif not rescue.success:
         feedback = f"{primary.feedback}; the fallback {rescue.name!r}: {rescue.feedback}"
     return StepResult(
         step.name,
