@@ -84,8 +84,9 @@ class Answer:
 def read_answer(answer: Any) -> Answer:
     """Split an agent's answer into its output and the cost it reports.
 
-    An answer with `cost_usd` or `token_counts` is charged, one with a `usage()` that has `total_tokens` counts
-    its tokens; such an answer is unpacked to its `output` if it has one. Any other answer is the output itself.
+    An answer with `cost_usd` or `token_counts` is charged; one with provider usage (`total_tokens`, or `input_tokens`
+    and `output_tokens`) counts those tokens. Such an answer is unpacked to its `output` if it has one.
+    Any other answer is the output itself.
 
     Raises:
         NonRetryableError: The reported cost is not an amount; calling again would only pay again.
@@ -94,10 +95,10 @@ def read_answer(answer: Any) -> Answer:
         return Answer(answer)
     cost = getattr(answer, "cost_usd", None)
     tokens = getattr(answer, "token_counts", None)
-    if cost is None and tokens is None:
+    if tokens is None:
         tokens = _provider_tokens(answer)
-        if tokens is None:
-            return Answer(answer)
+    if cost is None and tokens is None:
+        return Answer(answer)
     return Answer(getattr(answer, "output", answer), _amount(cost, answer), _count(tokens, answer))
 
 
@@ -105,7 +106,11 @@ def _provider_tokens(answer: Any) -> Any:
     usage = getattr(answer, "usage", None)
     if callable(usage) and hasattr(answer, "output") and not hasattr(usage, "total_tokens"):
         usage = usage()
-    return getattr(usage, "total_tokens", None)
+    total = getattr(usage, "total_tokens", None)
+    if total is None:
+        sent, received = getattr(usage, "input_tokens", None), getattr(usage, "output_tokens", None)
+        total = sent + received if isinstance(sent, int) and isinstance(received, int) else None
+    return total
 
 
 def _amount(cost: Any, answer: Any) -> Decimal:
@@ -160,7 +165,9 @@ class AgentCall(Generic[InT, OutT]):
     Attributes:
         run: Called with the input; `None` if the agent only streams.
         stream: Called with the input, gives chunks; `None` if the agent does not stream.
-        keywords: Which of `KEYWORDS` the agent asks for.
+        keywords: Which of `KEYWORDS` the agent asks for where it runs.
+        stream_keywords: Which of them it asks for where it streams.
+        needed_settings: Which model settings it cannot be called without.
         input_type: The annotation of its input, `Any` if there is none.
         output_type: The annotation of its answer, `Any` if there is none or if it streams.
         context_type: The annotation of its `context`, `Any` if there is none.
@@ -170,6 +177,8 @@ class AgentCall(Generic[InT, OutT]):
     run: Callable[..., Any] | None
     stream: Callable[..., Any] | None
     keywords: frozenset[str]
+    stream_keywords: frozenset[str]
+    needed_settings: frozenset[str]
     input_type: Any
     output_type: Any
     context_type: Any
@@ -185,54 +194,60 @@ class AgentCall(Generic[InT, OutT]):
         run, stream = _entry_points(agent, step_name)
         target = run or stream
         assert target is not None, "an agent has at least one entry point"
-        signature = _signature(target)
         hints = _type_hints(target)
-        parameters = list(signature.parameters.values()) if signature else []
-        first = _first_parameter(parameters, target, step_name) if signature else None
+        first, others = _parameters(target, step_name)
+        streamed = others if stream is None or run is None else _parameters(stream, step_name)[1]
         return cls(
             run=run,
             stream=stream,
-            keywords=_keywords(parameters[1:], target, step_name),
+            keywords=_keywords(others, target, step_name),
+            stream_keywords=_keywords(streamed, stream or target, step_name),
+            needed_settings=frozenset(
+                parameter.name
+                for parameter in (*others, *streamed)
+                if parameter.name in SETTINGS and parameter.default is _EMPTY
+            ),
             input_type=hints.get(first.name, Any) if first else Any,
             output_type=_answer_type(hints.get("return", Any), streams=run is None),
             context_type=hints.get("context", Any),
             is_coroutine=inspect.iscoroutinefunction(run),
         )
 
-    def arguments(self, offered: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of the offered keyword arguments that the agent asks for."""
-        return {name: offered[name] for name in self.keywords if name in offered}
-
 
 def _entry_points(agent: object, step_name: str) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
     has_run, has_stream = isinstance(agent, _HasRun), isinstance(agent, _HasStream)
-    if isinstance(agent, type) and (has_run or has_stream):
+    if isinstance(agent, type) and (has_run or has_stream or _makes_callables(agent)):
         raise ConfigurationError(
             f"step {step_name!r}: the agent is the class {agent.__name__}; give an instance, {agent.__name__}(...)"
         )
-    if has_run or has_stream:
-        run = agent.run if isinstance(agent, _HasRun) else None
-        return run, agent.stream if isinstance(agent, _HasStream) else None
-    if not callable(agent):
+    run: Any = agent.run if isinstance(agent, _HasRun) else None
+    stream = agent.stream if isinstance(agent, _HasStream) else None
+    if not (has_run or has_stream):
+        run = agent
+    if not all(entry is None or callable(entry) for entry in (run, stream)):
         raise ConfigurationError(
             f"step {step_name!r}: {agent!r} is not an agent; give an object with `async def run(self, data)`, "
             "one with `stream`, or a function"
         )
-    if inspect.isasyncgenfunction(agent):
-        return None, agent
-    return agent, None
+    return (None, stream or run) if run is not None and _is_generator(run) else (run, stream)
 
 
-def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
+def _makes_callables(cls: type) -> bool:
+    return any("__call__" in vars(base) for base in cls.__mro__)
+
+
+def _is_generator(function: Callable[..., Any]) -> bool:
+    """Return whether a function, or what an object is called as, is an async generator: it streams."""
+    called = type(function).__call__
+    return inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called)
+
+
+def _parameters(target: Callable[..., Any], step_name: str) -> tuple[inspect.Parameter | None, list[inspect.Parameter]]:
+    """Return the parameter that takes the input, as far as it has a name, and those that may be given by keyword."""
     try:
-        return inspect.signature(target)
+        parameters = list(inspect.signature(target).parameters.values())
     except ValueError:  # some builtins have none; they are called with the input alone
-        return None
-
-
-def _first_parameter(
-    parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str
-) -> inspect.Parameter | None:
+        return None, []
     positional = (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -242,8 +257,10 @@ def _first_parameter(
         raise ConfigurationError(
             f"step {step_name!r}: {_describe(target)} takes no input; its first argument is the step's input"
         )
-    first = parameters[0]
-    return None if first.kind is inspect.Parameter.VAR_POSITIONAL else first
+    first, *others = parameters
+    bound: Mapping[str, Any] = target.keywords if isinstance(target, functools.partial) else {}
+    others = [parameter for parameter in others if parameter.name not in bound]
+    return None if first.kind is inspect.Parameter.VAR_POSITIONAL else first, others
 
 
 def _keywords(parameters: list[inspect.Parameter], target: Callable[..., Any], step_name: str) -> frozenset[str]:

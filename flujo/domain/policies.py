@@ -1,6 +1,7 @@
 """How a step is tried and judged: retries and timeouts, validators, plugins, processors."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol, TypedDict
 
@@ -82,20 +83,32 @@ class ValidationResult(BaseModel):
 
 
 class Validator(Protocol):
-    """Judges an output."""
-
-    @property
-    def name(self) -> str:
-        """What the validator is called in feedback."""
-        ...
+    """Judges an output; in feedback it is called what its results say, or else its `name` or its class."""
 
     async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
         """Judge one output."""
         ...
 
 
-class BaseValidator:
-    """A validator with a name; subclass it and write `validate`."""
+class BaseValidator(ABC):
+    """A validator with a name; subclass it and write `validate`.
+
+    Example:
+        ```python
+        from typing import Any
+
+        from flujo import BaseValidator, ValidationResult
+
+        class MaxLength(BaseValidator):
+            def __init__(self, characters: int) -> None:
+                super().__init__()
+                self.characters = characters
+
+            async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
+                is_valid = len(output) <= self.characters
+                return ValidationResult(is_valid=is_valid, feedback=f"at most {self.characters} characters")
+        ```
+    """
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name or type(self).__name__
@@ -105,9 +118,9 @@ class BaseValidator:
         """What the validator is called in feedback; the class name by default."""
         return self._name
 
+    @abstractmethod
     async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
-        """Judge one output."""
-        raise ConfigurationError(f"{type(self).__name__} has no validate method; define one")
+        """Judge one output; a name that the result lacks is filled in."""
 
 
 class _FunctionValidator(BaseValidator):

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from types import AsyncGeneratorType
 from typing import Any, TypeVar
 
+from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
 from flujo.domain.money import ZERO, add_usd
@@ -32,25 +34,29 @@ async def ask(
 ) -> Answer:
     """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
     streamed: StreamedAnswer | None = None
+    control, timeout_s = frame.scope.control, step.config.timeout_s
     try:
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
+            given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback))
             streamed = StreamedAnswer()
-            chunks = call.stream(data, **_keywords(call, step, frame, feedback))
-            await within_deadline(
-                frame.scope.control, _consume(chunks, streamed, frame.on_chunk), step.config.timeout_s
-            )
-            answer = streamed.whole()
         else:
             assert call.run is not None, "an agent that does not stream runs"
-            given = call.run(data, **_keywords(call, step, frame, feedback)) if call.keywords else call.run(data)
+            asked = call.keywords
+            given = call.run(data, **_keywords(call, asked, step, frame, feedback)) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
-                given = await within_deadline(frame.scope.control, given, step.config.timeout_s)
+                given = await within_deadline(control, given, timeout_s)
+            if isinstance(given, AsyncGeneratorType):  # of a decorated generator function
+                streamed = StreamedAnswer()
+        if streamed is None:
             answer = read_answer(given)
+        else:
+            await within_deadline(control, _consume(given, streamed, frame.on_chunk), timeout_s)
+            answer = streamed.whole()
     except Exception as error:  # the agent is code of the user's
         answer = _failed(error, streamed)
     except asyncio.CancelledError:
-        if _is_run_cancelled():
-            frame.scope.control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
+        if is_cancelled():
+            control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
             raise
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
     if answer.cost or answer.tokens:
@@ -60,20 +66,22 @@ async def ask(
 
 def _keywords(
     call: AgentCall[Any, Any],
+    asked: Collection[str],
     step: AgentStep[Any, Any],
     frame: ExecutionFrame[Any],
     feedback: str | None,
 ) -> dict[str, Any]:
-    if not call.keywords:
+    """Return those of the keyword arguments that the agent asks for; a setting it needs has a value, if only `None`."""
+    if not asked:
         return {}
-    return call.arguments(
-        {
-            "context": frame.context,
-            "resources": frame.scope.resources,
-            "feedback": feedback,
-            **step.settings,
-        }
-    )
+    offered = {
+        "context": frame.context,
+        "resources": frame.scope.resources,
+        "feedback": feedback,
+        **dict.fromkeys(call.needed_settings),
+        **step.settings,
+    }
+    return {name: offered[name] for name in asked if name in offered}
 
 
 async def within_deadline(control: RunControl, answer: Awaitable[T], timeout_s: float | None = None) -> T:
@@ -111,7 +119,7 @@ async def _no_longer_than(timeout_s: float, answer: Awaitable[T]) -> T:
 
 async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None) -> None:
     """Collect the chunks of a stream, and hand them on as they come."""
-    chunks = await stream if inspect.isawaitable(stream) else stream
+    chunks = aiter(await stream if inspect.isawaitable(stream) else stream)
     close: Callable[[], Awaitable[object]] | None = getattr(chunks, "aclose", None)  # only generators have it
     async with contextlib.AsyncExitStack() as stack:
         if close is not None:
@@ -130,9 +138,3 @@ def _failed(error: BaseException, streamed: StreamedAnswer | None) -> Answer:
             reported = read_answer(error)
     cost, tokens = (streamed.cost, streamed.tokens) if streamed else (ZERO, 0)
     return Answer(None, add_usd(cost, reported.cost), tokens + reported.tokens, error)
-
-
-def _is_run_cancelled() -> bool:
-    """Return whether a cancellation comes from outside; an agent may also cancel itself, and has failed then."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

@@ -1,15 +1,18 @@
 """The attempts at one agent step: call, judge, try again with feedback, and keep what came of it."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MethodType
 from typing import Any
 
 from pydantic import BaseModel
 
 from flujo.application.core.agent_call import CutShortError, TimedOutError, ask, within_deadline
+from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.judgement import Verdict, judge
@@ -33,6 +36,14 @@ from flujo.utils.narrowing import is_dict, is_mapping
 _log = logging.getLogger("flujo.steps")
 
 
+_FINAL = (NonRetryableError, ContextUpdateError)
+"""Failures that another attempt would only repeat."""
+
+
+class _RefusedError(Exception):
+    """The output was judged, and is not good enough."""
+
+
 @dataclass(slots=True)
 class _Attempts:
     """What the attempts at one step came to so far."""
@@ -48,7 +59,8 @@ class _Attempts:
         if answer.cost:
             self.cost = add_usd(self.cost, answer.cost)
         self.tokens += answer.tokens
-        self.output = answer.output
+        if answer.failure is None:
+            self.output = answer.output
 
     def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:
         return StepResult(
@@ -77,24 +89,27 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     if step.call is None:
         raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
     if (answered := take_answer(frame)) is not None:
-        return _keep(step, frame, answered)
+        return await _keep(step, frame, answered) if step.updates_context else answered
     data = frame.data
-    for processor in step.processors.prompt_processors:
-        data = await processor.process(data, frame.context)
+    if step.processors.prompt_processors:
+        data, refused = await _process_input(step, frame)
+        if refused is not None:
+            return refused
     attempts, turn, why = _Attempts(), _Turn(step.call), None
     for _ in range(step.config.max_retries + 1):
         asked = data if turn.feedback is None else _with_feedback(data, turn)
         answer = await ask(turn.call, step, frame, asked, turn.feedback)
         attempts.add(answer)
-        if answer.failure is None:
-            if not step.is_judged or await _is_accepted(step, frame, attempts, turn):
-                return _keep(step, frame, attempts.result(step))
-            why = turn.feedback
-        else:
-            if (ended := _end_at_once(step, frame, attempts, answer.failure)) is not None:
-                return ended
-            why = _reason(answer.failure)
-        if isinstance(answer.failure, NonRetryableError):
+        failure = answer.failure
+        if failure is None and step.is_judged:
+            failure = await _judge(step, frame, attempts, turn)
+        if failure is None:
+            result = attempts.result(step)
+            return await _keep(step, frame, result) if step.updates_context else result
+        if (ended := _end_at_once(step, frame, attempts, failure)) is not None:
+            return ended
+        why = _reason(failure)
+        if isinstance(failure, _FINAL):
             break
         if (halt := frame.scope.control.halt) is not None:
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
@@ -102,8 +117,28 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     return attempts.result(step, success=False, feedback=why)
 
 
+async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> tuple[Any, StepResult | None]:
+    """Return the input as the prompt processors leave it, or the result of a step that does not get to its agent."""
+
+    async def process() -> Any:
+        data = frame.data
+        for processor in step.processors.prompt_processors:
+            data = await processor.process(data, frame.context)
+        return data
+
+    control = frame.scope.control
+    try:
+        data, refused = await within_deadline(control, process()), None
+    except PipelineAbortSignal:
+        raise
+    except Exception as error:  # processors are code of the user's
+        data, refused = None, StepResult(step.name, success=False, attempts=0, feedback=describe_error(error))
+    return data, control.halt.refuse(step) if control.halt else refused
+
+
 def _reason(failure: BaseException) -> str:
-    return str(failure) if isinstance(failure, TimedOutError) else describe_error(failure)
+    speaks_for_itself = isinstance(failure, (TimedOutError, _RefusedError, ContextUpdateError))
+    return str(failure) if speaks_for_itself else describe_error(failure)
 
 
 def _end_at_once(
@@ -124,34 +159,42 @@ def _end_at_once(
     return None
 
 
-async def _is_accepted(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn) -> bool:
-    """Judge the newest output; if it is refused, prepare the next turn."""
+async def _judge(
+    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn
+) -> BaseException | None:
+    """Judge the newest output; return why it is not the step's, and prepare the next turn."""
+    judged = judge(step, attempts.output, turn.feedback, frame.context)
     try:
-        judged = judge(step, attempts.output, turn.feedback, frame.context)
         verdict = await within_deadline(frame.scope.control, judged)
-    except PipelineAbortSignal:
-        raise
+        attempts.output = verdict.output
+        _persist(step, frame.context, verdict)
     except Exception as error:  # processors, plugins and validators are code of the user's
-        verdict = Verdict(attempts.output, describe_error(error))
-    attempts.output = verdict.output
-    _persist(step, frame.context, verdict)
+        return error
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
+        return RuntimeError("the judgement of the output was cancelled by its own code")
     if verdict.feedback is None:
-        return True
+        return None
     if not step.is_strict:
         attempts.metadata = {"failed_validations": verdict.failed}
-        return True
+        return None
     turn.feedback = verdict.feedback
     if verdict.redirect_to is not None:
         _redirect(step, turn, verdict.redirect_to)
-    return False
+    return _RefusedError(verdict.feedback)
 
 
 def _redirect(step: AgentStep[Any, Any], turn: _Turn, agent: Any) -> None:
     turn.had_turns = turn.had_turns or [step.agent]
-    if any(agent is earlier for earlier in turn.had_turns):
+    if any(agent is earlier or _is_same_method(agent, earlier) for earlier in turn.had_turns):
         raise InfiniteRedirectError(f"step {step.name!r}: a plugin redirects to {agent!r}, which already had its turn")
     turn.had_turns.append(agent)
     turn.call = AgentCall.of(agent, step.name)
+
+
+def _is_same_method(agent: Any, earlier: Any) -> bool:
+    return isinstance(agent, MethodType) and agent == earlier  # an object makes a new one each time it is asked
 
 
 def _persist(step: AgentStep[Any, Any], context: BaseModel, verdict: Verdict) -> None:
@@ -181,14 +224,15 @@ def _with_feedback(data: Any, turn: _Turn) -> Any:
     return data
 
 
-def _keep(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], result: StepResult) -> StepResult:
-    """Merge an accepted output into the context, if the step says so."""
-    if not step.updates_context or not result.success:
+async def _keep(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], result: StepResult) -> StepResult:
+    """Merge an accepted output into the context; a step still waiting for its output is left alone."""
+    if result.status != "completed":
         return result
     try:
         update_context(frame.context, _context_changes(step, result.output))
     except ContextUpdateError as error:
         result.status, result.feedback = "failed", str(error)
+        await _tell_failure_handlers(step)
     return result
 
 
@@ -196,7 +240,7 @@ def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any
     if is_mapping(output):
         return output
     if isinstance(output, BaseModel):
-        return {name: getattr(output, name) for name in type(output).model_fields}
+        return {**{name: getattr(output, name) for name in type(output).model_fields}, **(output.model_extra or {})}
     raise ContextUpdateError(
         f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict or a model"
     )
@@ -210,3 +254,7 @@ async def _tell_failure_handlers(step: AgentStep[Any, Any]) -> None:
                 await outcome
         except Exception:  # a handler is code of the user's; the step has failed already
             _log.exception("a failure handler of step %r failed", step.name)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            _log.exception("a failure handler of step %r was cancelled by its own code", step.name)

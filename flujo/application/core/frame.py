@@ -21,6 +21,8 @@ ContextT = TypeVar("ContextT", bound=BaseModel)
 OnChunk = Callable[[Any], Awaitable[None]]
 """Takes the chunks of a streaming step as they are produced."""
 
+_ANSWER_TURNS = 3  # of the event loop: what an answer takes through a task of the agent's own, as in `asyncio.gather`
+
 
 class ContextFactory(Protocol):
     """Makes the context of a sub-pipeline; the runner provides it."""
@@ -49,18 +51,20 @@ class RunControl:
     Attributes:
         halt: Why nothing more may start; `None` while the run goes on.
         waiting: The steps that wait for a person.
-        calls: The tasks that wait for an answer; a breach cancels what they wait for.
-        cut_short: Those of them that a breach has cancelled, and nobody else.
+        calls: The tasks that wait for an answer, each with its call; a breach cancels what they wait for.
+        cut_short: Those of them that a breach has cancelled.
         in_flight: The steps whose agent was called when the run was cancelled.
         is_limited: Whether any limit can be passed in this run.
+        is_cutting: Whether a breach has cut short the calls that were in flight.
     """
 
     is_limited: bool = False
     halt: Halt | None = None
     waiting: list[Waiting] = field(default_factory=list[Waiting])
-    calls: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    calls: dict[asyncio.Task[Any], object] = field(default_factory=dict[asyncio.Task[Any], object])
     cut_short: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     in_flight: list[str] = field(default_factory=list[str])
+    is_cutting: bool = False
 
     def waiting_below(self, path: StepPath) -> list[Waiting]:
         """Return those of the waiting steps that are within the step at `path`."""
@@ -72,23 +76,36 @@ class RunControl:
         self.waiting = [*elsewhere, *sorted(self.waiting_below(path), key=position)]
 
     def stop(self, reason: str) -> None:
-        """Let nothing more start, and cut short the calls in flight: a limit was passed."""
+        """Let nothing more start, and cut short the calls in flight: a limit was passed.
+
+        A call whose answer is there already keeps it: it is paid for.
+        """
         if self.halt is None:
             self.halt = Halt("stopped", reason)
-        for task in self.calls - self.cut_short:
-            task.cancel()
-            self.cut_short.add(task)
+        if self.calls and not self.is_cutting:
+            self.is_cutting = True
+            asyncio.get_running_loop().call_soon(self._cut_short, tuple(self.calls.items()), _ANSWER_TURNS)
+
+    def _cut_short(self, in_flight: tuple[tuple["asyncio.Task[Any]", object], ...], turns: int) -> None:
+        """Cancel those of the calls that are in flight still, once answers on their way had turns to arrive."""
+        if turns > 1:
+            asyncio.get_running_loop().call_soon(self._cut_short, in_flight, turns - 1)
+            return
+        for task, call in in_flight:
+            if self.calls.get(task) is call:
+                task.cancel()
+                self.cut_short.add(task)
 
     def enter_call(self) -> "asyncio.Task[Any]":
         """Note that the current task waits for an answer from now on, and return it."""
         task = asyncio.current_task()
         assert task is not None, "steps run in tasks"
-        self.calls.add(task)
+        self.calls[task] = object()
         return task
 
     def leave_call(self, task: "asyncio.Task[Any]") -> None:
         """Note that a task has its answer, or will have none; its cancellation by a breach ends here."""
-        self.calls.discard(task)
+        self.calls.pop(task, None)
         if task in self.cut_short:
             self.cut_short.discard(task)
             task.uncancel()

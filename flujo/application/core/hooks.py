@@ -1,5 +1,6 @@
 """Tells hooks what happens in a run."""
 
+import asyncio
 import inspect
 import logging
 import types
@@ -7,6 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Union
 
+from flujo.application.core.cancellation import is_cancelled
 from flujo.domain.observers import PAYLOADS, Hook, HookPayload
 from flujo.exceptions import ConfigurationError, PipelineAbortSignal
 
@@ -40,15 +42,24 @@ class HookDispatcher:
                     raise
                 except Exception:  # a hook is code of the user's; it watches the run and must not change it
                     _log.exception("the hook %s failed on %s", _name(hook), type(payload).__name__)
+                except asyncio.CancelledError:
+                    if is_cancelled():
+                        raise
+                    _log.exception("the hook %s was cancelled by its own code", _name(hook))
 
 
 def _wanted_payloads(hook: Hook) -> tuple[type, ...]:
     if not callable(hook):
         raise ConfigurationError(f"a hook is an async function that takes one payload, not {hook!r}")
-    parameters = list(inspect.signature(hook).parameters.values())
-    if not parameters:
-        raise ConfigurationError(f"the hook {_name(hook)} takes no argument; it is called with one payload")
-    annotation = _annotation(hook, parameters[0])
+    try:
+        signature = inspect.signature(hook)
+    except ValueError:  # some builtins have none
+        return PAYLOADS
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ConfigurationError(f"the hook {_name(hook)} is called with one payload, but takes {signature}") from None
+    annotation = _annotation(hook, next(iter(signature.parameters.values())))
     if annotation in (inspect.Parameter.empty, Any, object):
         return PAYLOADS
     if isinstance(annotation, str):

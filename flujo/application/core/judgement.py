@@ -5,8 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.domain.policies import ValidationResult
+from flujo.application.core.outcome import describe_error
+from flujo.domain.policies import PluginOutcome, ValidationResult, Validator
 from flujo.domain.step import AgentStep
+from flujo.exceptions import NonRetryableError, PausedException, PipelineAbortSignal
+
+_SIGNALS = (NonRetryableError, PausedException, PipelineAbortSignal)
+"""What a plugin or validator raises to say more than that the output is refused."""
 
 
 @dataclass(slots=True)
@@ -49,10 +54,18 @@ async def judge(step: AgentStep[Any, Any], output: Any, feedback: str | None, co
 async def _ask_plugins(step: AgentStep[Any, Any], verdict: Verdict, feedback: str | None) -> None:
     """Ask the plugins in order of priority until one refuses."""
     for plugin, _ in step.plugins:
-        seen = {"output": verdict.output, "solution": verdict.output, "feedback": feedback}
-        outcome = await plugin.validate(seen)
-        if not outcome.success:
-            name = type(plugin).__name__
+        name = type(plugin).__name__
+        try:
+            outcome = await plugin.validate(
+                {"output": verdict.output, "solution": verdict.output, "feedback": feedback}
+            )
+            is_accepted = outcome.success
+        except _SIGNALS:
+            raise
+        except Exception as error:  # a plugin is code of the user's; an output that it fails on is refused
+            outcome = PluginOutcome(success=False, feedback=f"{name}: {describe_error(error)}")
+            is_accepted = False
+        if not is_accepted:
             verdict.feedback = outcome.feedback or f"{name} refused the output"
             verdict.redirect_to = outcome.redirect_to
             verdict.failed.append(ValidationResult(is_valid=False, feedback=verdict.feedback, validator_name=name))
@@ -63,13 +76,20 @@ async def _ask_plugins(step: AgentStep[Any, Any], verdict: Verdict, feedback: st
 
 async def _ask_validators(step: AgentStep[Any, Any], verdict: Verdict, context: BaseModel) -> None:
     """Ask all validators, so that the next attempt hears everything at once."""
-    for validator in step.validators:
-        said = await validator.validate(verdict.output, context=context)
-        if not said.validator_name:
-            said = said.model_copy(update={"validator_name": validator.name})
-        verdict.validations.append(said)
+    verdict.validations = [await _ask_validator(validator, verdict.output, context) for validator in step.validators]
     verdict.failed.extend(said for said in verdict.validations if not said.is_valid)
     if verdict.failed:
         verdict.feedback = "; ".join(
             f"{said.validator_name}: {said.feedback or 'refused the output'}" for said in verdict.failed
         )
+
+
+async def _ask_validator(validator: Validator, output: Any, context: BaseModel) -> ValidationResult:
+    name: str = getattr(validator, "name", "") or type(validator).__name__  # a validator need not have a name
+    try:
+        said = await validator.validate(output, context=context)
+        return said if said.validator_name else said.model_copy(update={"validator_name": name})
+    except _SIGNALS:
+        raise
+    except Exception as error:  # a validator is code of the user's; an output that it fails on is refused
+        return ValidationResult(is_valid=False, feedback=describe_error(error), validator_name=name)

@@ -4,12 +4,14 @@ Kinds of step register their handlers, so the core knows none of them by name;
 a handler reaches other steps through `core.execute(frame.child(...))`, and there is no other recursion.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
+from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, describe_error
 from flujo.application.core.usage_governor import UsageGovernor
@@ -63,6 +65,7 @@ class ExecutorCore:
     """Runs steps; it keeps no state of its own, so one serves every run."""
 
     _handlers: ClassVar[dict[type, StepExecutor]] = {}
+    _resolved: ClassVar[dict[type, StepExecutor]] = {}  # inherited ones too; made anew when one is registered
 
     @classmethod
     def handles(cls, kind: type[BaseStep[Any, Any]]) -> Callable[[ExecutorT], ExecutorT]:
@@ -83,6 +86,7 @@ class ExecutorCore:
 
         def register(handler: ExecutorT) -> ExecutorT:
             cls._handlers[kind] = handler
+            cls._resolved.clear()
             return handler
 
         return register
@@ -99,7 +103,7 @@ class ExecutorCore:
     async def _run(self, frame: ExecutionFrame[Any]) -> StepResult:
         """Run the handler; an exception of user code becomes a failed result."""
         step = frame.step
-        handler = self._handlers.get(type(step)) or self._inherited_handler(type(step))
+        handler = self._resolved.get(type(step)) or self._resolve(type(step))
         started = perf_counter()
         try:
             result = await handler(self, step, frame)
@@ -110,13 +114,21 @@ class ExecutorCore:
             result = conclude(frame, status="aborted", feedback=str(signal))
         except Exception as error:  # mappers, conditions and the like are code of the user's
             result = conclude(frame, status="failed", feedback=describe_error(error))
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            result = conclude(frame, status="failed", feedback="cancelled by its own code")
+        if not isinstance(result, StepResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # handlers may be untyped
+            raise ConfigurationError(
+                f"the handler of {type(step).__name__} returned {result!r}; a handler returns a StepResult"
+            )
         result.latency_s = perf_counter() - started
         return result
 
-    def _inherited_handler(self, kind: type) -> StepExecutor:
+    def _resolve(self, kind: type) -> StepExecutor:
         for base in kind.__mro__:
             if base in self._handlers:
-                return self._handlers.setdefault(kind, self._handlers[base])
+                return self._resolved.setdefault(kind, self._handlers[base])
         raise ConfigurationError(
             f"no handler for {kind.__name__}; register one with @ExecutorCore.handles({kind.__name__})"
         )
@@ -124,10 +136,9 @@ class ExecutorCore:
     async def _run_guarded(self, frame: ExecutionFrame[Any]) -> StepResult:
         """Run a step with everything around its handler: hooks, its part of the input, limits, fallback."""
         started = perf_counter()
-        if not await _tell_before(frame):
-            return StepResult(
-                frame.step.name, status="aborted", attempts=0, feedback="not started: a hook aborted the run"
-            )
+        await _tell_before(frame)
+        if (halt := frame.scope.control.halt) is not None:  # a hook may have aborted the run, or taken its time
+            return halt.refuse(frame.step)
         result = await self._run_limited(frame)
         result.latency_s = perf_counter() - started
         await _tell_after(frame, result)
@@ -201,11 +212,11 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
     )
 
 
-async def _tell_before(frame: ExecutionFrame[Any]) -> bool:
-    """Tell the hooks that a step starts; return whether it may."""
+async def _tell_before(frame: ExecutionFrame[Any]) -> None:
+    """Tell the hooks that a step starts."""
     scope = frame.scope
     if scope.hooks is None or isinstance(frame.step, Pipeline):
-        return True
+        return
     payload = PreStepPayload(
         step=frame.step,
         step_input=frame.data,
@@ -217,8 +228,6 @@ async def _tell_before(frame: ExecutionFrame[Any]) -> bool:
         await scope.hooks.fire(payload)
     except PipelineAbortSignal as signal:
         scope.control.abort(f"a hook aborted the run before {frame.step.describe()}: {signal}")
-        return False
-    return True
 
 
 async def _tell_after(frame: ExecutionFrame[Any], result: StepResult) -> None:
