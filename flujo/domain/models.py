@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -86,6 +86,12 @@ class UsageLimits(BaseModel):
     """US dollars, exact (a float is read as the decimal it prints as); `None` for no limit."""
     total_tokens_limit: Annotated[int, Field(ge=0)] | None = None
     """Tokens, input and output together; `None` for no limit."""
+
+    if TYPE_CHECKING:  # checkers would demand the type that a field has in the end, though a float is welcome
+
+        def __init__(
+            self, *, total_cost_usd_limit: Decimal | float | None = None, total_tokens_limit: int | None = None
+        ) -> None: ...
 
 
 class RefinementCheck(BaseModel):
