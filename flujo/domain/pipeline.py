@@ -1,8 +1,12 @@
 """The algebra of workflows: every step is a `BaseStep`, and a `Pipeline` is a step made of steps."""
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, NoReturn, Self, cast
+
+from typing_extensions import TypeVar
 
 from flujo.domain.models import UsageLimits
 from flujo.domain.results import PipelineResult
@@ -14,8 +18,8 @@ from flujo.exceptions import (
     TypeMismatchError,
 )
 
-InT = TypeVar("InT", contravariant=True)
-OutT = TypeVar("OutT", covariant=True)
+InT = TypeVar("InT", contravariant=True, default=Any)
+OutT = TypeVar("OutT", covariant=True, default=Any)
 OtherOutT = TypeVar("OtherOutT")
 A = TypeVar("A")
 B = TypeVar("B")
@@ -102,6 +106,8 @@ class BaseStep(Generic[InT, OutT]):
     ) -> None:
         if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
             raise ConfigurationError(f"a step needs a name, a string that is not empty; got {name!r}")
+        if fallback_step is not None:
+            _check_fallback(name, fallback_step)
         self.name = name
         self.usage_limits = usage_limits
         self.fallback_step = fallback_step
@@ -132,12 +138,13 @@ class BaseStep(Generic[InT, OutT]):
         """Return how errors speak of this step."""
         return f"step {self.name!r}"
 
-    def fallback(self, other: "BaseStep[Any, Any]") -> Self:
+    def fallback(self, other: "BaseStep[InT, OutT]") -> Self:
         """Set what runs when all attempts of this step failed, and return this step.
 
         Raises:
             InfiniteFallbackError: `other` would lead back to this step.
         """
+        _check_fallback(self.name, other)
         if any(step is self for step in other.walk()):
             raise InfiniteFallbackError(
                 f"{self.describe()} cannot fall back on {other.describe()}, which leads back to {self.name!r}"
@@ -146,9 +153,9 @@ class BaseStep(Generic[InT, OutT]):
         self.is_guarded = True
         return self
 
-    def use_input(self, key: str) -> Self:
+    def use_input(self, key: str) -> "BaseStep[Mapping[str, Any], OutT]":
         """Return this step working on one key of its input dict, for instance one branch of a parallel step."""
-        keyed = self._copy()
+        keyed = cast("BaseStep[Mapping[str, Any], OutT]", self._copy())  # of the same kind, but fed with a dict
         keyed.input_key = key
         keyed.is_guarded = True
         return keyed
@@ -244,14 +251,16 @@ class Pipeline(BaseStep[InT, OutT]):
 
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add the neighbours that do not fit and the names that stand twice."""
-        for producer, consumer in zip(self.steps, self.steps[1:], strict=False):
-            if consumer.input_key is None:
-                check_flow(
-                    report,
-                    (producer.describe(), producer.output_type),
-                    (consumer.describe(), consumer.input_type),
-                    consumer.name,
-                )
+        for before, after in pairwise(self.steps):
+            for producer in _alternatives(before):
+                for consumer in _alternatives(after):
+                    if after.input_key is None and consumer.input_key is None:
+                        check_flow(
+                            report,
+                            (producer.describe(), producer.output_type),
+                            (consumer.describe(), consumer.input_type),
+                            consumer.name,
+                        )
         seen: set[str] = set()
         for step in self.steps:
             if step.name in seen:
@@ -303,6 +312,18 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     def inner_context_model(self, context_model: type | None) -> type | None:
         """Return the runner's own model; a plain pipeline has that of the outer context."""
         return context_model if self.context_model is None else self.context_model
+
+
+def _check_fallback(name: str, other: object) -> None:
+    if not isinstance(other, BaseStep):
+        raise ConfigurationError(f"step {name!r}: the fallback is {reprlib.repr(other)}; give a step or a pipeline")
+
+
+def _alternatives(step: BaseStep[Any, Any]) -> Iterator[BaseStep[Any, Any]]:
+    """Yield a step, and the fallbacks that work on its input and give its output when it failed."""
+    yield step
+    if step.fallback_step is not None:
+        yield from _alternatives(step.fallback_step)
 
 
 def _steps_of(step: BaseStep[Any, Any]) -> tuple[BaseStep[Any, Any], ...]:

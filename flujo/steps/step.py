@@ -23,12 +23,13 @@ from flujo.steps.router import RouterStep
 
 InT = TypeVar("InT", contravariant=True, default=Any)
 OutT = TypeVar("OutT", covariant=True, default=Any)
-A = TypeVar("A", default=Any)
-B = TypeVar("B", default=Any)
-C = TypeVar("C", default=Any)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 D = TypeVar("D", default=Any)
-Text = TypeVar("Text", str, bytes, default=str)
-Ctx = TypeVar("Ctx", bound=BaseModel, default=Any)
+Start = TypeVar("Start", default=Any)
+Text = TypeVar("Text", str, bytes)
+Ctx = TypeVar("Ctx", bound=BaseModel)
 
 
 class Step(AgentStep[InT, OutT]):
@@ -310,9 +311,9 @@ class Step(AgentStep[InT, OutT]):
         exit_condition_callable: Callable[[A, Any], bool],
         max_loops: int = 5,
         *,
-        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        initial_input_to_loop_body_mapper: Callable[[Start, Any], A],
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[C, A]: ...
+    ) -> BaseStep[Start, A]: ...
     @overload
     @staticmethod
     def loop_until(
@@ -332,10 +333,10 @@ class Step(AgentStep[InT, OutT]):
         exit_condition_callable: Callable[[B, Any], bool],
         max_loops: int = 5,
         *,
-        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        initial_input_to_loop_body_mapper: Callable[[Start, Any], A],
         iteration_input_mapper: Callable[[B, Any, int], A],
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[C, B]: ...
+    ) -> BaseStep[Start, B]: ...
     @overload
     @staticmethod
     def loop_until(
@@ -355,10 +356,10 @@ class Step(AgentStep[InT, OutT]):
         exit_condition_callable: Callable[[A, Any], bool],
         max_loops: int = 5,
         *,
-        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        initial_input_to_loop_body_mapper: Callable[[Start, Any], A],
         loop_output_mapper: Callable[[A, Any], D],
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[C, D]: ...
+    ) -> BaseStep[Start, D]: ...
     @overload
     @staticmethod
     def loop_until(
@@ -379,11 +380,11 @@ class Step(AgentStep[InT, OutT]):
         exit_condition_callable: Callable[[B, Any], bool],
         max_loops: int = 5,
         *,
-        initial_input_to_loop_body_mapper: Callable[[C, Any], A],
+        initial_input_to_loop_body_mapper: Callable[[Start, Any], A],
         iteration_input_mapper: Callable[[B, Any, int], A],
         loop_output_mapper: Callable[[B, Any], D],
         usage_limits: UsageLimits | None = None,
-    ) -> BaseStep[C, D]: ...
+    ) -> BaseStep[Start, D]: ...
     @staticmethod
     def loop_until(
         name: str,
