@@ -179,8 +179,9 @@ async def test_the_critic_settles_for_the_last_draft() -> None:
         ("x" * 1_000_000, "brief", "# Digest\n\nThere are no sentences to quote."),
         ("1 2 3 4 5 6 7 8 9 0\n" * 2000, "brief", "# Digest\n\nThere are no sentences to quote."),
         ("word " * 20_000, "long", "# Digest\n\nword word"),
+        ("word " * 200 + "end. Stop.", "brief", "# Digest\n\nThere are no sentences to quote."),
     ],
-    ids=["word", "short", "blank", "empty", "brief", "long", "blob", "numbers", "one line"],
+    ids=["word", "short", "blank", "empty", "brief", "long", "blob", "numbers", "one line", "one sentence"],
 )
 async def test_the_length_of_a_text_decides_its_layout(text: str, branch: str, beginning: str) -> None:
     """A short text is given back, a brief one becomes a paragraph, a long one is laid out by chapters."""
