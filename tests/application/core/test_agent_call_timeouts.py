@@ -1,0 +1,210 @@
+"""An attempt takes no longer than its timeout, and cancellations reach whom they are meant for."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from flujo import Flujo, Step, UsageLimits, validator
+from flujo.domain.results import PipelineResult
+from tests.application.core.agent_answers import Paid, PaidError
+
+_SOON_S = 0.001
+_LIMITS = [None, UsageLimits(total_cost_usd_limit=1000)]
+
+
+async def _never(data: Any) -> Any:
+    await asyncio.get_running_loop().create_future()
+
+
+def _never_as_a_future(data: Any) -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
+
+
+async def _never_streams(data: Any) -> AsyncIterator[str]:
+    yield "a"
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+@pytest.mark.parametrize("agent", [_never, _never_as_a_future, _never_streams])
+async def test_every_attempt_has_the_whole_timeout(agent: Any, limits: UsageLimits | None) -> None:
+    """An agent that does not answer is asked again, and the feedback of the failed step says how long it took."""
+    result = await Flujo(Step("ask", agent, timeout_s=_SOON_S, max_retries=2), usage_limits=limits).run_async("go")
+
+    step = result.step_history[0]
+    assert (step.success, step.attempts, step.feedback) == (False, 3, "timed out after 0.001 s")
+
+
+async def test_a_timeout_error_of_the_agent_is_its_own() -> None:
+    """A `TimeoutError` that the agent raises in time is an error like any other."""
+
+    async def ask(data: str) -> str:
+        raise TimeoutError("the server was slow")
+
+    result = await Flujo(Step("ask", ask, timeout_s=60, max_retries=0)).run_async("go")
+
+    assert result.step_history[0].feedback == "TimeoutError: the server was slow"
+
+
+async def test_an_agent_may_answer_although_its_time_is_up() -> None:
+    """An answer that a cancelled agent still gives is paid for, so it is kept."""
+
+    async def ask(data: str) -> Any:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return Paid("late", 0.1)
+
+    result = await Flujo(Step("ask", ask, timeout_s=_SOON_S)).run_async("go")
+
+    assert (result.output, result.total_cost) == ("late", Decimal("0.1"))
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+async def test_an_error_while_being_cancelled_is_the_failure(limits: UsageLimits | None) -> None:
+    """What the agent raises when its time is up is its failure, with the cost that it reports."""
+
+    async def ask(data: str) -> str:
+        try:
+            return str(await _never(data))
+        except asyncio.CancelledError:
+            raise PaidError("cut") from None
+
+    result = await Flujo(Step("ask", ask, timeout_s=_SOON_S, max_retries=1), usage_limits=limits).run_async("go")
+
+    step = result.step_history[0]
+    assert (step.feedback, step.cost, step.attempts) == ("PaidError: cut", Decimal("0.2"), 2)
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]  # a test runs in a task
+
+
+async def test_a_timeout_of_the_caller_passes_through() -> None:
+    """A timeout around the run is the caller's: it is neither a failed step nor a retry."""
+    calls: list[str] = []
+
+    async def ask(data: str) -> str:
+        calls.append(data)
+        return str(await _never(data))
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(_SOON_S):
+            await Flujo(Step("ask", ask, timeout_s=60, max_retries=3)).run_async("go")
+
+    assert calls == ["go"]
+
+
+async def _cancels_what_it_awaits(data: Any) -> Any:
+    inner = asyncio.get_running_loop().create_future()
+    inner.cancel()
+    return await inner
+
+
+async def _raises_a_cancellation(data: Any) -> Any:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+@pytest.mark.parametrize("agent", [_cancels_what_it_awaits, _raises_a_cancellation])
+async def test_a_cancellation_of_the_agents_own_is_a_failed_attempt(agent: Any, limits: UsageLimits | None) -> None:
+    """Nobody cancelled the run, so it goes on, in a branch of a parallel step too."""
+    step = Step("ask", agent, max_retries=1)
+    alone = await Flujo(step, usage_limits=limits).run_async("go")
+    branches = {"a": step, "b": Step("fine", functools.partial(_answer, answer="b"))}
+    beside = await Flujo(Step.parallel("both", branches), usage_limits=limits).run_async("go")
+
+    assert alone.status == beside.status == "failed"
+    assert alone.step_history[0].attempts == 2
+    assert alone.step_history[0].feedback == "RuntimeError: the agent was cancelled by its own code"
+    assert [result.success for result in beside.step_history[0].step_history] == [False, True]
+
+
+async def _answer(data: Any, answer: str) -> str:
+    return answer
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+async def test_cancelling_the_run_cancels_the_agent_and_says_where_it_stood(limits: UsageLimits | None) -> None:
+    """`CancelledError` propagates, no attempt follows, and the agent has ended before the run does."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def ask(data: str) -> None:
+        began.set()
+        try:
+            await _never(data)
+        finally:
+            ended.set()
+
+    run: asyncio.Task[PipelineResult[Any]] = asyncio.create_task(
+        Flujo(Step("ask", ask, max_retries=3), usage_limits=limits).run_async("go")
+    )
+    await began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await run
+
+    assert ended.is_set()
+    assert "'ask' at 0" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+async def test_an_answer_to_a_cancellation_is_kept(limits: UsageLimits | None) -> None:
+    """An agent that swallows the cancellation of a run is believed, and the task still knows that it was cancelled."""
+    began = asyncio.Event()
+
+    async def swallow(data: str) -> str:
+        began.set()
+        try:
+            return str(await _never(data))
+        except asyncio.CancelledError:
+            return "swallowed"
+
+    run = asyncio.create_task(Flujo(Step("ask", swallow), usage_limits=limits).run_async("go"))
+    await began.wait()
+    run.cancel()
+    result = await run
+
+    assert result.output == "swallowed"
+    assert run.cancelling() == 1
+
+
+async def test_a_cancellation_during_judgement_keeps_the_charge() -> None:
+    """The answer was paid for before it was judged, and the note on the cancellation says so."""
+    judging = asyncio.Event()
+
+    class Slow:
+        async def validate(self, output: Any, *, context: Any = None) -> Any:
+            judging.set()
+            await _never(output)
+
+    step = Step("ask", functools.partial(_paid, cost=0.5), validators=[Slow()])
+    run = asyncio.create_task(Flujo(step, usage_limits=UsageLimits(total_cost_usd_limit=9)).run_async("go"))
+    await judging.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await run
+
+    assert "$0.5 spent" in raised.value.__notes__[0]
+
+
+async def _paid(data: Any, cost: float) -> Any:
+    return Paid("paid", cost)
+
+
+async def test_no_task_is_left_behind() -> None:
+    """After timeouts, failures and answers only the test's own task is there."""
+
+    @validator
+    def refuses(output: str) -> tuple[bool, str | None]:
+        return False, "no"
+
+    branches = {
+        "slow": Step("slow", _never, timeout_s=_SOON_S),
+        "stream": Step("stream", _never_streams, timeout_s=_SOON_S),
+        "refused": Step("refused", functools.partial(_answer, answer="a"), validators=[refuses]),
+    }
+    await Flujo(Step.parallel("all", branches), usage_limits=UsageLimits(total_cost_usd_limit=0)).run_async("go")
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
