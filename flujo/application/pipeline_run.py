@@ -25,6 +25,7 @@ class PipelineRun(Coroutine[Any, Any, PipelineResult[OutT]]):
     def __init__(self, start: Callable[[OnChunk | None], Coroutine[Any, Any, PipelineResult[OutT]]]) -> None:
         self._start = start
         self._awaited: Coroutine[Any, Any, PipelineResult[OutT]] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._is_used = False
 
     def __await__(self) -> Generator[Any, Any, PipelineResult[OutT]]:
@@ -52,9 +53,11 @@ class PipelineRun(Coroutine[Any, Any, PipelineResult[OutT]]):
         self._is_used = True
 
     def _coroutine(self) -> Coroutine[Any, Any, PipelineResult[OutT]]:
-        if self._awaited is None:
+        """Return the started run; a second task must not go on where the first one waits."""
+        task = asyncio.current_task()
+        if self._awaited is None or self._task is not task:
             self._use()
-            self._awaited = self._start(None)
+            self._awaited, self._task = self._start(None), task
         return self._awaited
 
     def _use(self) -> None:
