@@ -52,3 +52,6 @@ StreamingAgent = StreamAgent[InT, OutT] | Callable[Concatenate[InT, ...], AsyncI
 
 PlainAgent = Callable[[InT], OutT] | Callable[Concatenate[InT, ...], OutT]
 """A plain function; the first form is there for a `lambda`, which mypy takes for nothing else."""
+
+AnyAgent = AnsweringAgent[InT, Any] | StreamingAgent[InT, Any] | PlainAgent[InT, Any]
+"""Any agent that takes this input, whatever it answers."""

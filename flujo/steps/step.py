@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from flujo.cache.backends import ICacheBackend
-from flujo.domain.agent_types import AnsweringAgent, PlainAgent, ReportingAgent, StreamingAgent
+from flujo.domain.agent_types import AnsweringAgent, AnyAgent, PlainAgent, ReportingAgent, StreamingAgent
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, RefinementCheck, UsageLimits
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.step import AgentStep, StepOptions
@@ -585,7 +585,7 @@ class Step(AgentStep[InT, OutT]):
     @staticmethod
     def dynamic_parallel_branch(
         name: str,
-        router_agent: Any,
+        router_agent: AnyAgent[A],
         branches: Mapping[str, BaseStep[A, Any]],
         *,
         context_include_keys: Collection[str] | None = None,

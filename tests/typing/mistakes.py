@@ -205,7 +205,10 @@ def parallel() -> None:
     Step.parallel("both", {"a": count}, concurrency=2)  # wrong
     Step.parallel("both", {"a": count}) >> count  # wrong
     Step.parallel("both", {"a": count}) >> double.use_input("a")
+    Step.dynamic_parallel_branch("some", Counter(), {"a": count, "b": ask})
     Step.dynamic_parallel_branch("some", Counter(), {"a": count, "b": double})  # wrong
+    Step.dynamic_parallel_branch("some", NotAnAgent(), {"a": count})  # wrong
+    Step.dynamic_parallel_branch("some", takes_one, {"a": count})  # wrong
     Step.gather("some", wait_for=[1])  # wrong
     Step.gather("some", wait_for=["a"]) >> count  # wrong
 
