@@ -12,7 +12,7 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Concatenate, Generic, Protocol, TypeVar, Union, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, Union, runtime_checkable
 
 from flujo.domain.money import ZERO, add_usd, exact_usd
 from flujo.exceptions import ConfigurationError, NonRetryableError
@@ -38,9 +38,6 @@ class StreamAgent(Protocol[InT_contra, OutT_co]):
         """Answer one input, chunk by chunk."""
         ...
 
-
-AgentLike = AsyncAgent[InT, OutT] | StreamAgent[InT, OutT] | Callable[Concatenate[InT, ...], OutT | Awaitable[OutT]]
-"""What may be an agent: an object that runs or streams, or a function, async or plain."""
 
 SETTINGS = ("temperature", "top_k", "top_p")
 """Model settings of `StepConfig` that agents may ask for by keyword."""
