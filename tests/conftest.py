@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "ci")
 
 
+@pytest.hookimpl(trylast=True)  # Hypothesis marks its tests in a hook of the same name
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give long property tests the time they need."""
     if not config.getoption("--long"):
