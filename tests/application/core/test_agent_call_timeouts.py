@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, Step, UsageLimits, validator
+from flujo import Flujo, OnStepFailurePayload, Step, UsageLimitExceededError, UsageLimits, validator
+from flujo.application.core.agent_call import within_deadline
+from flujo.application.core.frame import RunControl
 from flujo.domain.results import PipelineResult
 from tests.application.core.agent_answers import Paid, PaidError
 
@@ -191,6 +193,51 @@ async def test_a_cancellation_during_judgement_keeps_the_charge() -> None:
 
 async def _paid(data: Any, cost: float) -> Any:
     return Paid("paid", cost)
+
+
+async def test_a_cancellation_that_comes_with_a_breach_is_not_lost() -> None:
+    """A call that is cut short and cancelled before it notices is cancelled."""
+    control = RunControl(is_limited=True)
+    call = asyncio.create_task(within_deadline(control, asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0)
+    control.stop("a limit was passed")
+    while not control.cut_short:  # noqa: ASYNC110  # what is waited for are turns of the loop
+        await asyncio.sleep(0)
+
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    assert not control.cut_short
+    assert not control.calls
+
+
+async def test_a_step_that_was_cut_short_is_not_cancelled_any_more() -> None:
+    """What runs after the call in the same task, such as a hook, may wait as usual."""
+    began = asyncio.Event()
+    pending: list[int] = []
+
+    async def hang(data: str) -> Any:
+        began.set()
+        await _never(data)
+
+    async def spend(data: str) -> Any:
+        await began.wait()
+        return Paid("spent", 2)
+
+    async def told(payload: OnStepFailurePayload) -> None:
+        task = asyncio.current_task()
+        pending.append(-1 if task is None else task.cancelling())
+
+    step = Step.map_over("all", Step.branch_on("pick", _itself, {"hang": Step("h", hang), "spend": Step("s", spend)}))
+    with pytest.raises(UsageLimitExceededError):
+        await Flujo(step, usage_limits=UsageLimits(total_cost_usd_limit=1), hooks=[told]).run_async(["hang", "spend"])
+
+    assert pending == [0, 0, 0]
+
+
+def _itself(data: str, context: Any) -> str:
+    return data
 
 
 async def test_no_task_is_left_behind() -> None:
