@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, Union, runtime_checkable
@@ -304,8 +304,15 @@ def _may_be_unpacked(annotation: Any) -> bool:
     cls = typing.get_origin(annotation) or annotation
     if not inspect.isclass(cls):
         return False
-    names = {name for base in cls.__mro__ for name in (*vars(base), *vars(base).get("__annotations__", ()))}
+    names = {name for base in cls.__mro__ for name in _attributes(base)}
     return "output" in names and not names.isdisjoint(("cost_usd", "token_counts", "usage"))
+
+
+def _attributes(cls: type) -> Iterable[str]:
+    """Return what a class itself gives its instances, and all that its constructor names, which may be set there."""
+    init = vars(cls).get("__init__")
+    named = init.__code__.co_names if inspect.isfunction(init) else ()
+    return (*vars(cls), *vars(cls).get("__annotations__", ()), *named)
 
 
 def _describe(target: Callable[..., Any]) -> str:

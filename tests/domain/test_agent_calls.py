@@ -65,13 +65,21 @@ class _Counter:
         return len(text)
 
 
-async def test_a_declared_answer_with_a_cost_fits_what_takes_its_output() -> None:
+class _Bill:
+    def __init__(self, output: str, cost_usd: float) -> None:
+        self.output = output
+        self.cost_usd = cost_usd
+
+
+@pytest.mark.parametrize("answer", [_Priced, _Bill])
+async def test_a_declared_answer_with_a_cost_fits_what_takes_its_output(answer: type[_Priced | _Bill]) -> None:
     """A step gives the `output` of such an answer, so the next one need not take the answer itself."""
 
     class Writer:
-        async def run(self, text: str) -> _Priced | None:
-            return _Priced(f"{text}!", cost_usd=0.5)
+        async def run(self, text: str) -> Any:
+            return answer(f"{text}!", cost_usd=0.5)
 
+    Writer.run.__annotations__["return"] = answer | None
     pipeline: Pipeline[Any, Any] = Pipeline(steps=[Step("write", Writer()), Step("count", _Counter())])
     result = await Flujo(pipeline).run_async("go")
 
