@@ -1,5 +1,6 @@
 """Agents, contexts and sums that the tests of the kinds of step share."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,6 +30,27 @@ class Paid:
     token_counts: int = 10
 
 
+class Gate:
+    """An agent that answers only when `together` of its calls are in work at once.
+
+    Attributes:
+        most: The most calls that were ever in work at once.
+    """
+
+    def __init__(self, together: int) -> None:
+        self._barrier = asyncio.Barrier(together)
+        self._inside = 0
+        self.most = 0
+
+    async def run(self, data: Any) -> Any:
+        """Give the input back."""
+        self._inside += 1
+        self.most = max(self.most, self._inside)
+        await self._barrier.wait()
+        self._inside -= 1
+        return data
+
+
 class PaidError(Exception):
     """A failure that has cost something all the same."""
 
@@ -43,6 +65,11 @@ def paid(name: str, function: Callable[[Any], Any] = lambda data: data) -> Step[
         return Paid(function(data))
 
     return Step(name, answer, max_retries=0)
+
+
+def plain(name: str, function: Callable[[Any], Any] = lambda data: data) -> Step[Any, Any]:
+    """Return a step that calls a function, and costs nothing."""
+    return Step(name, function, max_retries=0)
 
 
 def failing(name: str, why: str = "no luck", *, max_retries: int = 0) -> Step[Any, Any]:
