@@ -26,7 +26,19 @@ from flujo.domain.results import PipelineResult
 
 
 class FlujoError(Exception):
-    """The base of every error that flujo raises."""
+    """The base of every error that flujo raises.
+
+    A copy, and what comes back from another process, has the same attributes, whatever the class takes to be made.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[FlujoError], args: tuple[Any, ...], attributes: dict[str, Any]) -> FlujoError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigurationError(FlujoError):
@@ -67,36 +79,34 @@ class ImproperStepInvocationError(ConfigurationError):
     """A step was called like a function; steps are run by `Flujo`."""
 
 
-class _MissingFieldsError(FlujoError):
-    """A context lacks required fields.
+class _ContextFieldsError(FlujoError):
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class ContextInheritanceError(_ContextFieldsError):
+    """The context of a sub-pipeline has required fields that the outer context does not give.
 
     Attributes:
         fields: The names of the fields that are missing or do not fit.
     """
 
-    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.fields = fields
+
+class PipelineContextInitializationError(_ContextFieldsError):
+    """The context of a run cannot be made; raised before the first step.
+
+    Attributes:
+        fields: The names of the fields that are missing, unknown or do not fit.
+    """
 
 
-class ContextInheritanceError(_MissingFieldsError):
-    """The context of a sub-pipeline has required fields that the outer context does not give."""
-
-
-class PipelineContextInitializationError(_MissingFieldsError):
-    """The context of a run cannot be made; raised before the first step."""
-
-
-class ContextUpdateError(FlujoError):
+class ContextUpdateError(_ContextFieldsError):
     """A value, a field name or a merge does not fit the context; fails the step, and the context stays as it was.
 
     Attributes:
         fields: The names of the fields concerned.
     """
-
-    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.fields = fields
 
 
 class InfiniteRedirectError(FlujoError):

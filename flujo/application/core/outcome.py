@@ -76,7 +76,7 @@ def pipeline_result(
 ) -> PipelineResult[Any]:
     """Return what a pipeline came to: the sum of its steps, and an output if it completed."""
     cost, tokens = total_usage(history)
-    return PipelineResult[Any](
+    return PipelineResult(  # the bare class, because one made of a parametrised class cannot be pickled
         run_id=run_id,
         status=status,
         output=output if status == "completed" else None,
