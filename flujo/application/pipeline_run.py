@@ -76,10 +76,9 @@ class PipelineRun(Coroutine[Any, Any, PipelineResult[OutT]]):
                     yield coming.result()
                     coming = asyncio.create_task(chunks.get())
             yield await run
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             await _end(run, coming)
-            if run.cancelled():
-                await run  # raises the run's own cancellation, which says where it stood
+            cancelled.add_note(f"the run had ended: {await run!r}")  # or raises what says where the run stood
             raise
         finally:
             await _end(run, coming)

@@ -102,7 +102,8 @@ class ExecutionManager:
         elif len(self.history) == len(self.coordinator.pipeline.steps):
             where = "after its last step"
         steps = "1 finished step" if len(self.history) == 1 else f"{len(self.history)} finished steps"
-        calls = ", ".join(run.scope.control.in_flight) or "none"
+        in_flight = sorted(run.scope.control.in_flight, key=lambda call: call.rpartition(" at ")[2])
+        calls = ", ".join(in_flight) or "none"
         return (
             f"flujo run {run.scope.run_id} was cancelled {where}, after {steps} "
             f"and {format_usd(self.governor.total_cost)} spent; calls in flight: {calls}"
