@@ -35,8 +35,7 @@ def make_context(model: type[BaseModel], data: Any, run_id: str, given: Mapping[
         return model(**{_argument(model, name): value for name, value in values.items()})
     except ValidationError as error:
         message, names = _explain(model, error)
-        hint = "give them with initial_context_data"
-        raise PipelineContextInitializationError(f"{message}; {hint}", fields=names) from None
+        raise PipelineContextInitializationError(message, fields=names) from None
 
 
 def inherit_context(
@@ -97,6 +96,8 @@ def _explain(model: type[BaseModel], error: ValidationError) -> tuple[str, tuple
     ]
     missing = [name for name, problem in problems if problem["type"] == "missing" and len(problem["loc"]) == 1]
     if missing:
-        return f"{model.__name__} lacks the required fields {', '.join(missing)}", tuple(missing)
+        needed = ", ".join(missing)
+        hint = "give them with initial_context_data"
+        return f"{model.__name__} lacks the required fields {needed}; {hint}", tuple(missing)
     wrong = "; ".join(f"{name}: {problem['msg']}" if name else problem["msg"] for name, problem in problems)
     return f"{model.__name__} does not take what it was given ({wrong})", tuple(name for name, _ in problems if name)
