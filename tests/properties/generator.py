@@ -96,9 +96,16 @@ class _Author:
         count = self._number(least, 4)
         return Seq(self._name("seq"), tuple(self.node(depth) for _ in range(count)))
 
-    def _leaf(self) -> Agent | Human:
-        if self._kinds.humans and self._number(0, 2) == 2:
-            return Human(self._name("human"), self._one_of(None, "what now?"))
+    def _human(self) -> Human | Seq:
+        """Draw a question; one that is made of the step's input follows on an agent that gives a number."""
+        if self._flag():
+            return Human(self._name("human"), f"what now, {self._named}?")
+        number = self._agent(self._name("agent"), retries=1)
+        return Seq(self._name("seq"), (number, Human(self._name("human"))))
+
+    def _leaf(self) -> Agent | Human | Seq:
+        if self._kinds.humans and self._number(0, 2) == 1:
+            return self._human()
         agent = self._agent(self._name("agent"), retries=self._number(0, 2))
         style = self._one_of("coroutine", "object", "function", "stream", "both")
         if style in ("stream", "both"):

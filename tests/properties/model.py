@@ -107,6 +107,13 @@ class Report:
         ]
 
 
+def every(traces: Iterable[Trace]) -> Iterator[Trace]:
+    """Yield traces and all traces below them."""
+    for trace in traces:
+        yield trace
+        yield from every(trace.children)
+
+
 class Model:
     """Runs programs; what cached steps remember outlives a run.
 

@@ -271,6 +271,13 @@ def walk(node: Node) -> Iterator[Node]:
         yield from walk(child)
 
 
+def walled(node: Node) -> set[str]:
+    """Return the names of the steps that have a wall between them and the run's own context."""
+    if isinstance(node, Sub) and not node.inherits:
+        return {inner.name for inner in walk(node.body)}
+    return {name for child in children(node) for name in walled(child)}
+
+
 def weigh(value: object) -> int:
     """Return a small number that depends on all of a plain value, the order of dict keys included."""
     return zlib.crc32(repr(value).encode()) % 1009

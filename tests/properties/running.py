@@ -40,10 +40,10 @@ def run(step: AnyStep, program: Program, picks: Picks = (0,), **settings: Any) -
         return await runner_of(step, program, **settings).run_async(program.data)
 
     result, world = in_world(work(), picks)
-    return report(result, world)
+    return report_of(result, world)
 
 
-def report(result: PipelineResult[Any], world: World) -> Report:
+def report_of(result: PipelineResult[Any], world: World) -> Report:
     """Tell what a run came to."""
     return Report(
         result.status,
