@@ -214,7 +214,9 @@ def test_a_part_that_a_nested_model_lacks_is_named_by_its_field() -> None:
     class Outer(BaseModel):
         inner: Inner
 
-    with pytest.raises(PipelineContextInitializationError, match=r"what it was given \(inner: Field required\)$") as error:
+    with pytest.raises(
+        PipelineContextInitializationError, match=r"what it was given \(inner: Field required\)$"
+    ) as error:
         Flujo(_echo(), context_model=Outer, initial_context_data={"inner": {}}).run("x")
     assert error.value.fields == ("inner",)
 
