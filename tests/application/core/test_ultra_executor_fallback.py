@@ -167,18 +167,18 @@ async def test_a_limit_of_the_step_covers_its_fallback() -> None:
 async def test_no_fallback_starts_after_a_breach() -> None:
     """A primary that fails by passing the limit is not rescued, and its result says nothing of a fallback."""
 
-    class Hopeless(NonRetryableError):
+    class HopelessError(NonRetryableError):
         token_counts = 3
 
     rescue = StubAgent([])
-    step = Step("primary", StubAgent([Hopeless("no")])).fallback(Step("rescue", rescue))
+    step = Step("primary", StubAgent([HopelessError("no")])).fallback(Step("rescue", rescue))
 
     with pytest.raises(UsageLimitExceededError) as raised:
         await Flujo(step, usage_limits=UsageLimits(total_tokens_limit=2)).run_async("go")
 
     (primary,) = raised.value.result.step_history
     assert rescue.call_count == 0
-    assert (primary.status, primary.feedback, primary.metadata_) == ("failed", "Hopeless: no", {})
+    assert (primary.status, primary.feedback, primary.metadata_) == ("failed", "HopelessError: no", {})
 
 
 async def test_a_fallback_of_the_last_step_streams() -> None:
