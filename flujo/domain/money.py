@@ -5,6 +5,7 @@ The decimal context here has no precision to run out of and traps `Inexact`, so 
 """
 
 import decimal
+import reprlib
 from decimal import Decimal
 
 ZERO = Decimal(0)
@@ -32,14 +33,28 @@ def exact_usd(amount: Decimal | float | int) -> Decimal:
         ValueError: The amount is not a number, is negative, is infinite, or is beyond any real price
             (1e15 dollars and more, or digits below 1e-400).
     """
-    if isinstance(amount, bool) or not isinstance(amount, Decimal | float | int):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+    # The text of a number is taken from its built-in class, because that of a subclass may be anything.
+    if isinstance(amount, float):
+        exact = Decimal(float.__repr__(amount))
+    elif isinstance(amount, int) and not isinstance(amount, bool):
+        exact = Decimal(int(amount))
+    elif isinstance(amount, Decimal):
+        exact = amount
+    else:
         raise ValueError(f"an amount of dollars must be a number, not {amount!r}")
-    exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
     if not exact.is_finite() or exact < 0:
         raise ValueError(f"an amount of dollars must be finite and not negative, not {amount!r}")
-    if exact and not _SMALLEST_EXPONENT < exact.adjusted() < _LARGEST_EXPONENT:
-        raise ValueError(f"an amount of {amount!r} dollars is not a price")
+    if not exact:
+        return ZERO
+    if exact.adjusted() >= _LARGEST_EXPONENT or _last_place(exact) <= _SMALLEST_EXPONENT:
+        raise ValueError(f"an amount of {reprlib.repr(amount)} dollars is not a price")
     return exact
+
+
+def _last_place(amount: Decimal) -> int:
+    exponent = amount.as_tuple().exponent
+    assert isinstance(exponent, int), "the amount is finite"
+    return exponent
 
 
 def format_usd(amount: Decimal) -> str:
