@@ -1,0 +1,139 @@
+"""What surrounds a run: resources and hooks."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from flujo import (
+    AppResources,
+    Flujo,
+    PipelineAbortSignal,
+    PipelineContext,
+    PipelineResult,
+    PostRunPayload,
+    PreRunPayload,
+    Step,
+)
+from flujo.testing import StubAgent
+from tests.integration.paid import paid_step
+
+
+class Counted(AppResources):
+    """Resources that log what happens to them."""
+
+    log: list[str] = Field(default_factory=list)
+
+    async def __aenter__(self) -> None:
+        self.log.append("entered")
+
+    async def __aexit__(self, *_: object) -> None:
+        self.log.append("left")
+
+
+def _upper() -> Step[str, str]:
+    return Step.from_callable(str.upper, name="upper")
+
+
+@pytest.mark.parametrize("agent", [StubAgent(["fine"]), StubAgent([ValueError("broken")])])
+async def test_resources_are_entered_once_and_left_once(agent: StubAgent) -> None:
+    """Whether the run completes or fails, what was entered is left."""
+    resources = Counted()
+
+    await Flujo(Step("ask", agent, max_retries=0), resources=resources).run_async("x")
+
+    assert resources.log == ["entered", "left"]
+
+
+async def test_resources_that_give_something_else_are_that() -> None:
+    """Agents get what entering gives."""
+
+    class Pool:
+        async def __aenter__(self) -> Mapping[str, int]:
+            return {"connections": 3}
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    def use(data: Any, resources: Any) -> Any:
+        return resources
+
+    assert (await Flujo(Step("use", use), resources=Pool()).run_async("x")).output == {"connections": 3}
+
+
+@pytest.mark.parametrize("where", ["enter", "leave"])
+async def test_an_error_of_resources_comes_out_of_the_run(where: str) -> None:
+    """An error while entering or leaving belongs to no step, and is raised."""
+
+    class Broken:
+        async def __aenter__(self) -> None:
+            if where == "enter":
+                raise ConnectionError("cannot connect")
+
+        async def __aexit__(self, *_: object) -> None:
+            raise ConnectionError("cannot close")
+
+    agent = StubAgent(["fine"])
+
+    with pytest.raises(ConnectionError):
+        await Flujo(Step("ask", agent), resources=Broken()).run_async("x")
+    assert agent.call_count == (0 if where == "enter" else 1)
+
+
+async def test_hooks_hear_the_start_and_the_end() -> None:
+    """The first payload has the input, the last one the result; both have context and resources."""
+    heard: list[PreRunPayload | PostRunPayload] = []
+    resources = AppResources()
+
+    async def listen(payload: PreRunPayload | PostRunPayload) -> None:
+        heard.append(payload)
+
+    result = await Flujo(_upper(), hooks=[listen], resources=resources).run_async("x")
+
+    start, end = heard
+    assert isinstance(start, PreRunPayload)
+    assert isinstance(end, PostRunPayload)
+    assert (start.initial_input, end.pipeline_result) == ("x", result)
+    assert start.context is end.context is result.final_pipeline_context
+    assert start.resources is end.resources is resources
+
+
+async def test_hooks_hear_of_a_run_that_ends_in_an_error() -> None:
+    """A mistake that shows only while running is told as a failed run, and raised."""
+    ends: list[PipelineResult[Any]] = []
+
+    class Needy(PipelineContext):
+        topic: str
+
+    async def listen(payload: PostRunPayload) -> None:
+        ends.append(payload.pipeline_result)
+
+    inner = Flujo(_upper(), context_model=Needy).as_step("inner", inherit_context=False)
+
+    with pytest.raises(Exception, match="Needy lacks the required fields topic"):
+        await Flujo(paid_step("first", 0.1) >> inner, hooks=[listen]).run_async("x")
+    (end,) = ends
+    assert (end.status, end.total_cost) == ("failed", Decimal("0.1"))
+
+
+async def test_a_hook_may_abort_before_the_first_step() -> None:
+    """The run ends gracefully, and no agent is called."""
+    agent = StubAgent([])
+
+    async def stop(payload: PreRunPayload) -> None:
+        raise PipelineAbortSignal("not today")
+
+    result = await Flujo(Step("ask", agent), hooks=[stop]).run_async("x")
+
+    assert (result.status, agent.call_count) == ("aborted", 0)
+    assert "not today" in (result.step_history[0].feedback or "")
+
+
+async def test_an_abort_at_the_very_end_comes_too_late() -> None:
+    """A hook cannot abort a run that is over."""
+
+    async def stop(payload: PostRunPayload) -> None:
+        raise PipelineAbortSignal("too late")
+
+    assert (await Flujo(_upper(), hooks=[stop]).run_async("x")).status == "completed"
