@@ -1,0 +1,140 @@
+"""The resources of a run are entered once and left at its end, whichever way it ends."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Self
+
+import pytest
+from pydantic import PrivateAttr
+
+from flujo import AppResources, Flujo, PipelineAbortSignal, Step, UsageLimitExceededError, UsageLimits
+from flujo.testing import StubAgent
+from tests.application.core.agent_answers import Paid
+
+
+class _Client(AppResources):
+    """Keeps what happens to it."""
+
+    base_url: str = "http://loopback"
+    _events: list[str] = PrivateAttr(default_factory=list[str])
+
+    @property
+    def events(self) -> list[str]:
+        return self._events
+
+    async def __aenter__(self) -> Self:
+        self._events.append("entered")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._events.append("left")
+
+
+class _Plain(AppResources):
+    value: int = 0
+
+
+async def _use(data: Any, resources: _Client) -> Any:
+    resources.events.append("used")
+    return data
+
+
+async def test_resources_are_entered_once_per_run() -> None:
+    """All steps of a run, branches included, share what was entered; the next run enters it again."""
+    client = _Client()
+    step = Step("a", _use) >> Step.parallel("both", {"x": Step("x", _use), "y": Step("y", _use)})
+    runner = Flujo(step, resources=client)
+
+    await runner.run_async("go")
+    await runner.run_async("go")
+
+    assert client.events == ["entered", "used", "used", "used", "left"] * 2
+
+
+async def test_agents_get_what_entering_gives() -> None:
+    """A context manager may give something else than itself; one that gives nothing is given itself."""
+
+    class Pool:
+        async def __aenter__(self) -> str:
+            return "connection"
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
+
+    class Silent:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def show(data: Any, resources: Any) -> Any:
+        return resources
+
+    silent = Silent()
+    entered = await Flujo(Step("show", show), resources=Pool()).run_async("go")
+    itself = await Flujo(Step("show", show), resources=silent).run_async("go")
+
+    assert entered.output == "connection"
+    assert itself.output is silent
+
+
+async def test_resources_need_not_be_a_context_manager() -> None:
+    """A plain model is handed to the agents as it is, and is shared, not copied; without one they get `None`."""
+    resources = _Plain()
+
+    async def count(data: Any, resources: _Plain | None) -> Any:
+        if resources is not None:
+            resources.value += 1
+        return resources
+
+    shared = await Flujo(Step("a", count) >> Step("b", count), resources=resources).run_async("go")
+    none = await Flujo(Step("a", count)).run_async("go")
+
+    assert shared.output is resources
+    assert resources.value == 2
+    assert (none.success, none.output) == (True, None)
+
+
+@pytest.mark.parametrize("answer", [ValueError("no"), PipelineAbortSignal("stop"), Paid("x", 2), KeyboardInterrupt()])
+async def test_resources_are_left_whichever_way_the_run_ends(answer: Any) -> None:
+    """A failure, an abort, a breach, and the end of the interpreter leave nothing open."""
+    client = _Client()
+    runner: Flujo[Any, Any] = Flujo(
+        Step("ask", StubAgent([answer, answer])), resources=client, usage_limits=UsageLimits(total_cost_usd_limit=1)
+    )
+
+    with suppress(UsageLimitExceededError, KeyboardInterrupt):
+        await runner.run_async("go")
+
+    assert client.events == ["entered", "left"]
+
+
+async def test_resources_are_left_when_the_run_is_cancelled() -> None:
+    """The run has left its resources when its `CancelledError` arrives."""
+    client, began = _Client(), asyncio.Event()
+
+    async def hang(data: Any) -> Any:
+        began.set()
+        return await asyncio.get_running_loop().create_future()
+
+    run = asyncio.create_task(Flujo(Step("hang", hang), resources=client).run_async("go"))
+    await began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+    assert client.events == ["entered", "left"]
+
+
+async def test_resources_that_cannot_be_entered_raise() -> None:
+    """The error of the user's own context manager comes out as it is, before any step."""
+
+    class Broken:
+        async def __aenter__(self) -> None:
+            raise ConnectionError("refused")
+
+        async def __aexit__(self, *exc_info: object) -> None: ...
+
+    agent = StubAgent(["never"])
+    with pytest.raises(ConnectionError, match="refused"):
+        await Flujo(Step("ask", agent), resources=Broken()).run_async("go")
+
+    assert agent.call_count == 0
