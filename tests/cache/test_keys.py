@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import Enum, Flag, IntEnum, auto
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
