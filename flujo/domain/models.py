@@ -1,5 +1,6 @@
 """What a workflow is given: its context, its resources, its limits."""
 
+import reprlib
 import uuid
 from datetime import datetime
 from decimal import Decimal
@@ -12,6 +13,17 @@ from flujo.domain.money import exact_usd
 
 StepPath = tuple[str, ...]
 """The address of a step in a run, such as `("2", "branch:legal", "0", "iteration:3", "1")`."""
+
+
+_OUTLINE = reprlib.Repr()
+_OUTLINE.maxstring = _OUTLINE.maxother = 80
+_OUTLINE.maxlevel = 3
+
+
+def brief(value: object) -> str:
+    """Return a value in one line of at most 200 characters, as reprs show the values of users."""
+    text = " ".join(_OUTLINE.repr(value).splitlines())
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def new_run_id() -> str:
@@ -58,6 +70,13 @@ class PipelineContext(BaseModel):
     """Every answer a person gave in this run, oldest first, whatever the merge strategy of the branches."""
     command_log: list[Any] = Field(default_factory=list[Any])
     """Free space for agents that record the commands they ran."""
+
+    def __repr__(self) -> str:
+        """Return one line, however much the context holds."""
+        held = ", ".join(f"{name}={brief(value)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({held})"
+
+    __str__ = __repr__
 
 
 class AppResources(BaseModel):

@@ -1,14 +1,14 @@
 """The events of a run that hooks may listen to."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from flujo.domain.models import StepPath
+from flujo.domain.models import StepPath, brief
 from flujo.domain.results import PipelineResult, StepResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HookPayload:
     """What every event carries."""
 
@@ -16,22 +16,27 @@ class HookPayload:
     """The context as the step sees it; of a branch, the branch's own copy."""
     resources: Any = None
 
+    def __repr__(self) -> str:
+        """Return one line, however large what it carries is."""
+        carried = ", ".join(f"{field.name}={brief(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__name__}({carried})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PreRunPayload(HookPayload):
     """A run starts."""
 
     initial_input: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PostRunPayload(HookPayload):
     """A run ended, whichever way."""
 
     pipeline_result: PipelineResult[Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PreStepPayload(HookPayload):
     """A step starts, at any depth."""
 
@@ -40,7 +45,7 @@ class PreStepPayload(HookPayload):
     path: StepPath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PostStepPayload(HookPayload):
     """A step completed."""
 
@@ -48,7 +53,7 @@ class PostStepPayload(HookPayload):
     path: StepPath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OnStepFailurePayload(HookPayload):
     """A step did not complete: it failed, or a limit or an abort stopped it."""
 
@@ -56,7 +61,7 @@ class OnStepFailurePayload(HookPayload):
     path: StepPath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OnPausePayload(HookPayload):
     """A step waits for a person."""
 

@@ -9,10 +9,10 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Generic, Literal, Self
+from typing import Any, ClassVar, Generic, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SerializeAsAny, computed_field
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, computed_field
+from pydantic_core import CoreSchema, SchemaSerializer, core_schema
 from typing_extensions import TypeVar
 
 from flujo.domain.models import StepPath
@@ -133,15 +133,28 @@ class StepResult:
         why = f", feedback={reprlib.repr(self.feedback)}" if self.feedback else ""
         return f"StepResult({self.name!r}, {self.status}, attempts={self.attempts}{spent}{why})"
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the other one is a result with the same fields."""
+        return isinstance(other, StepResult) and self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # a result may be changed
+
+    __pydantic_serializer__: ClassVar[SchemaSerializer]
+    """Lets pydantic write results wherever they are: in a history, or within an output of any type."""
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Let pydantic models hold step results and write them as JSON."""
-        return core_schema.is_instance_schema(
-            cls, serialization=core_schema.plain_serializer_function_ser_schema(StepResult.as_dict)
-        )
+        return _STEP_RESULT_SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
+_STEP_RESULT_SCHEMA = core_schema.is_instance_schema(
+    StepResult, serialization=core_schema.plain_serializer_function_ser_schema(StepResult.as_dict)
+)
+StepResult.__pydantic_serializer__ = SchemaSerializer(_STEP_RESULT_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class TraceNode:
     """One node of `PipelineResult.trace_tree`: a step, and the steps within it."""
 
@@ -166,6 +179,11 @@ class TraceNode:
             result.token_counts,
             children,
         )
+
+    def __repr__(self) -> str:
+        """Return one line, however many steps are below."""
+        spent = f", cost={format_usd(self.cost)}" if self.cost else ""
+        return f"TraceNode({self.name!r}, {self.status}, children={len(self.children)}{spent})"
 
 
 class Waiting(BaseModel):
@@ -207,8 +225,8 @@ class PipelineResult(BaseModel, Generic[OutT]):
     """US dollars, exact: the sum over `step_history`."""
     total_tokens: int = 0
     """Tokens, input and output together: the sum over `step_history`."""
-    final_pipeline_context: SerializeAsAny[BaseModel] | None = None
-    """The context as the run left it."""
+    final_pipeline_context: Any = None
+    """The context as the run left it, of the run's context model."""
     waiting: list[Waiting] = Field(default_factory=list[Waiting])
     """The steps that wait for a person; empty unless the run is paused."""
     resume_point: Any = Field(default=None, exclude=True, repr=False)
