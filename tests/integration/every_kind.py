@@ -24,6 +24,8 @@ class Account:
     called: int = 0
     returned: int = 0
     heard: list[HookPayload] = field(default_factory=list[HookPayload])
+    on_call: Callable[[int, Any], None] = lambda number, answer: None
+    """Called with the number of a call and what the agent is about to answer; may raise instead."""
 
     def is_settled(self) -> bool:
         """Tell whether everything that was begun was ended, once."""
@@ -34,14 +36,21 @@ class Account:
         self.heard.append(payload)
         await next_turn()
 
+    async def listen_inside(self, payload: HookPayload) -> None:
+        """Hear an event of the runner within the workflow, and take a while over it."""
+        await next_turn()
+
     def step(self, name: str, answer: Callable[[Any], Any] | None = None, **options: Any) -> Step[Any, Any]:
         """Return a step that takes a while, costs a cent, and gives its input back or what `answer` makes of it."""
 
         async def agent(data: Any) -> Any:
             self.called += 1
+            number = self.called
             try:
                 await next_turn()
-                return Paid(data if answer is None else answer(data), Decimal("0.01"), 1)
+                output = data if answer is None else answer(data)
+                self.on_call(number, output)
+                return Paid(output, Decimal("0.01"), 1)
             finally:
                 self.returned += 1
 
@@ -53,6 +62,7 @@ class Account:
         async def agent(data: Any) -> AsyncIterator[str]:
             self.called += 1
             try:
+                self.on_call(self.called, "abc")
                 for letter in "abc":
                     await next_turn()
                     yield letter
@@ -126,7 +136,7 @@ def every_kind(account: Account) -> Pipeline[Any, Any]:
         Step.dynamic_parallel_branch("router", account.step("choose", _both).agent, pair),
         Step.cached(account.step("cached")),
         Pipeline.from_step(account.step("walled")).as_step("wall", inherit_context=False),
-        Flujo(account.step("inside"), resources=account.resources(), hooks=[account.listen]).as_step("runner"),
+        Flujo(account.step("inside"), resources=account.resources(), hooks=[account.listen_inside]).as_step("runner"),
         account.stream("stream"),
     ]
     return Pipeline(steps=steps)
