@@ -236,7 +236,7 @@ async def test_prompt_processors_change_the_input_once() -> None:
 
     assert agent.inputs[0] == "go12"
     assert agent.inputs[1].startswith("go12\n")
-    assert result.final_pipeline_context.command_log == ["1", "2"]  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]  # the default context
+    assert result.final_pipeline_context.command_log == ["1", "2"]
 
 
 async def test_a_prompt_processor_that_fails_fails_the_step() -> None:
