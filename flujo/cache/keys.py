@@ -16,10 +16,15 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from flujo.domain.models import PipelineContext
+from flujo.domain.results import PipelineResult, StepResult
 from flujo.exceptions import SerializationError
 from flujo.utils.narrowing import is_dict, is_sequence, is_set
 
 _DEEPEST = 200
+_OF_ONE_RUN = frozenset({"run_id", "resume_point", "hitl_history", "latency_s"})
+"""What results and contexts hold that differs from run to run, so that no key depends on it."""
+
 _WRITTEN_AS_REPR = (
     type(None),
     bool,
@@ -83,12 +88,20 @@ def _parts(value: Any, place: str, depth: int) -> Iterable[bytes]:
         return sorted(_digest(item, f"{place} member", depth) for item in value)
     if is_dict(value):
         return _sorted_pairs(value, place, depth)
+    if isinstance(value, StepResult):  # of a branch that failed
+        return _sorted_pairs(_lasting(value.as_dict()), place, depth)
     if isinstance(value, BaseModel):
-        return _sorted_pairs(fields_of(value), place, depth)
+        fields = fields_of(value)
+        is_of_a_run = isinstance(value, PipelineResult | PipelineContext)
+        return _sorted_pairs(_lasting(fields) if is_of_a_run else fields, place, depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return _sorted_pairs(fields, place, depth)
     raise SerializationError(f"{place} is a {type(value).__qualname__}, which has no canonical form for a cache key")
+
+
+def _lasting(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in _OF_ONE_RUN}
 
 
 def _sorted_pairs(pairs: dict[Any, Any], place: str, depth: int) -> list[bytes]:

@@ -280,7 +280,7 @@ class _Builder:
         if self._people:
             return Step.human_in_the_loop(node.name, node.message)
 
-        def stand_in(data: Any) -> int:
+        def stand_in(data: Any, context: Any) -> int:  # a cached question depends on the context, and so does this
             return reply(str(data) if node.message is None else node.message)
 
         return Step.from_callable(stand_in, node.name)
