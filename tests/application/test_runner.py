@@ -1,6 +1,7 @@
 """`Flujo` runs a pipeline from plain code and from async code, and remembers nothing."""
 
 import asyncio
+import signal
 from decimal import Decimal
 from typing import Any
 
@@ -62,6 +63,29 @@ async def test_run_is_refused_inside_a_running_loop() -> None:
     with pytest.raises(TypeError, match=r"running event loop; use `await flujo.run_async\(\.\.\.\)`"):
         Flujo(Step("ask", agent)).run("x")
     assert agent.call_count == 0
+
+
+def test_an_interrupt_says_where_the_run_stood() -> None:
+    """Ctrl-C ends `run` with a `KeyboardInterrupt`, once the agent's call and the resources have ended."""
+    log: list[str] = []
+
+    async def block(data: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("ended")
+
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        Flujo(paid_step("first", 0.1) >> Step("block", block)).run("x", run_id="r1")
+
+    cancelled = interrupt.value.__context__
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert cancelled.__notes__ == [
+        "flujo run r1 was cancelled in step 'block', after 1 finished step and $0.1 spent; "
+        "calls in flight: 'block' at 1"
+    ]
+    assert log == ["ended"]
 
 
 async def test_run_works_in_another_thread() -> None:

@@ -13,6 +13,7 @@ from flujo import (
     HookPayload,
     OnStepFailurePayload,
     Pipeline,
+    PipelineAbortSignal,
     PipelineResult,
     PostRunPayload,
     RefinementCheck,
@@ -243,6 +244,29 @@ async def test_a_breach_cuts_short_the_calls_in_flight(level: str) -> None:
     assert steps_named(history, "never") == []
     assert error.result.total_cost == Decimal("0.07")
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_breach_after_an_abort_is_raised() -> None:
+    """A run that is being aborted while a call in flight passes a limit ends with the breach."""
+    aborting = asyncio.Event()
+
+    async def spend(data: Any) -> Any:
+        await aborting.wait()
+        return Paid(data, 5)
+
+    async def abort(data: Any) -> Any:
+        aborting.set()
+        raise PipelineAbortSignal("enough")
+
+    spender = Step("spend", spend, usage_limits=_dollars(1))
+
+    error = await _breach(Flujo(Step.parallel("both", {"spender": spender, "aborter": Step("abort", abort)})))
+
+    assert str(error) == "step 'spend' passed its limit of $1: $5 spent"
+    assert {step.name: step.status for step in leaves(error.result.step_history)} == {
+        "spend": "completed",
+        "abort": "aborted",
+    }
 
 
 async def test_a_breach_leaves_the_calling_task_uncancelled() -> None:

@@ -78,9 +78,9 @@ class RunControl:
     def stop(self, reason: str) -> None:
         """Let nothing more start, and cut short the calls in flight: a limit was passed.
 
-        A call whose answer is there already keeps it: it is paid for.
+        A call whose answer is there already keeps it: it is paid for. A breach says more than an abort before it.
         """
-        if self.halt is None:
+        if self.halt is None or self.halt.status == "aborted":
             self.halt = Halt("stopped", reason)
         if self.calls and not self.is_cutting:
             self.is_cutting = True

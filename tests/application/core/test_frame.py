@@ -73,8 +73,8 @@ def test_a_checkpoint_is_found_once_and_only_by_its_kind(step: Step[str, str]) -
     assert resumed.checkpoint(int) is None
 
 
-def test_the_first_reason_to_halt_stays(step: Step[str, str]) -> None:
-    """A run that was aborted is not stopped by a later breach, nor the other way round."""
+def test_a_breach_is_the_stronger_reason_to_halt(step: Step[str, str]) -> None:
+    """A run that was aborted is stopped by a later breach, which it has to report, and not the other way round."""
     aborted, stopped = RunControl(), RunControl()
 
     aborted.abort("a hook")
@@ -82,7 +82,7 @@ def test_the_first_reason_to_halt_stays(step: Step[str, str]) -> None:
     stopped.stop("a limit")
     stopped.abort("a hook")
 
-    assert aborted.halt == Halt("aborted", "a hook")
+    assert aborted.halt == Halt("stopped", "a limit")
     assert stopped.halt == Halt("stopped", "a limit")
 
 
