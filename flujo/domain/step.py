@@ -101,7 +101,7 @@ class AgentStep(BaseStep[InT, OutT]):
         return self._call
 
     def bind(self, agent: Any) -> None:
-        """Give the step another agent; its types follow.
+        """Give the step another agent; its types follow. An agent that is refused changes nothing.
 
         Raises:
             ConfigurationError: It is nothing that can be called with a step's input.
@@ -110,12 +110,10 @@ class AgentStep(BaseStep[InT, OutT]):
             raise ConfigurationError(
                 f"step {self.name!r}: the agent is the {agent.describe()}; compose steps with >> or as_step"
             )
+        call = None if agent is None else AgentCall.of(agent, self.name)
         self._agent = agent
-        self._call: AgentCall[Any, Any] | None = None
-        self.input_type = self.output_type = Any
-        if agent is not None:
-            self._call = AgentCall.of(agent, self.name)
-            self.input_type, self.output_type = self._call.input_type, self._call.output_type
+        self._call: AgentCall[Any, Any] | None = call
+        self.input_type, self.output_type = (call.input_type, call.output_type) if call else (Any, Any)
 
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a missing agent, and what does not go with the run's context."""

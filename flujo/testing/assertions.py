@@ -1,5 +1,6 @@
 """Assertions about results, with messages that show what there was instead."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -39,14 +40,24 @@ def assert_context_updated(result: PipelineResult[Any], **fields: Any) -> None:
 
 
 def assert_validator_failed(result: PipelineResult[Any], validator_name: str, feedback_part: str | None = None) -> None:
-    """Assert that some step, at any depth, failed on a validator, and with this in its feedback if given."""
-    said = [step.feedback for step in _walk(result.step_history) if step.feedback and not step.success]
-    named = [feedback for feedback in said if validator_name in feedback]
+    """Assert that a validator refused the output of some step, at any depth, and with this in its feedback if given.
+
+    Steps that failed count, and steps with `strict=False` that passed what was refused.
+    """
+    said = [feedback for step in _walk(result.step_history) for feedback in _refusals(step)]
+    named = [feedback for feedback in said if re.search(rf"\b{re.escape(validator_name)}: ", feedback)]
     assert named, f"no step failed on the validator {validator_name!r}; feedback was: {said}"
     if feedback_part is not None:
         assert any(feedback_part in feedback for feedback in named), (
             f"the feedback of {validator_name!r} lacks {feedback_part!r}: {named}"
         )
+
+
+def _refusals(step: StepResult) -> Iterator[str]:
+    if step.feedback and not step.success:
+        yield step.feedback
+    for refused in step.metadata_.get("failed_validations", ()):
+        yield f"{refused.validator_name}: {refused.feedback}"
 
 
 def _walk(results: list[StepResult]) -> Iterator[StepResult]:

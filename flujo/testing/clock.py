@@ -32,5 +32,11 @@ class ManualClock:
         return self._passed_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass.
+
+        Raises:
+            ValueError: `seconds` is negative; a monotonic clock never goes back.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock cannot advance by {seconds} seconds")
         self._passed_s += seconds
