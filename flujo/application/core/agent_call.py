@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from types import AsyncGeneratorType
 from typing import Any, TypeVar
@@ -16,13 +17,15 @@ from flujo.exceptions import NonRetryableError
 
 T = TypeVar("T")
 
+_log = logging.getLogger("flujo.steps")
+
 
 class CutShortError(Exception):
     """The call was in flight when a limit was passed."""
 
 
 class TimedOutError(Exception):
-    """The call took longer than the step allows."""
+    """The call took longer than its step allows."""
 
 
 async def ask(
@@ -44,15 +47,19 @@ async def ask(
             asked = call.keywords
             given = call.run(data, **_keywords(call, asked, step, frame, feedback)) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
-                given = await within_deadline(control, given, timeout_s)
+                bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), given)
+                given = await within_deadline(control, bounded)
             if isinstance(given, AsyncGeneratorType):  # of a decorated generator function
                 streamed = StreamedAnswer()
         if streamed is None:
             answer = read_answer(given)
         else:
-            await within_deadline(control, _consume(given, streamed, frame.on_chunk), timeout_s)
+            deadline = asyncio.timeout(timeout_s)
+            reading = _consume(given, streamed, frame.on_chunk, deadline)
+            await within_deadline(control, _no_longer_than(deadline, reading))
             answer = streamed.whole()
     except Exception as error:  # the agent is code of the user's
+        _log.debug("an attempt at step %r raised", frame.step.name, exc_info=error)
         answer = _failed(error, streamed)
     except asyncio.CancelledError:
         if is_cancelled():
@@ -84,15 +91,12 @@ def _keywords(
     return {name: offered[name] for name in asked if name in offered}
 
 
-async def within_deadline(control: RunControl, answer: Awaitable[T], timeout_s: float | None = None) -> T:
-    """Await an answer, no longer than a timeout in seconds and no longer than the limits of the run hold.
+async def within_deadline(control: RunControl, answer: Awaitable[T]) -> T:
+    """Await an answer, no longer than the limits of the run hold.
 
     Raises:
         CutShortError: A limit was passed.
-        TimedOutError: The timeout was.
     """
-    if timeout_s is not None:
-        answer = _no_longer_than(timeout_s, answer)
     if not control.is_limited:
         return await answer
     task = control.enter_call()
@@ -106,18 +110,22 @@ async def within_deadline(control: RunControl, answer: Awaitable[T], timeout_s: 
         control.leave_call(task)
 
 
-async def _no_longer_than(timeout_s: float, answer: Awaitable[T]) -> T:
-    deadline = asyncio.timeout(timeout_s)
+async def _no_longer_than(deadline: asyncio.Timeout, answer: Awaitable[T]) -> T:
+    """Await an answer, no longer than a deadline that has not begun.
+
+    Raises:
+        TimedOutError: It passed.
+    """
     try:
         async with deadline:
             return await answer
     except TimeoutError:
-        if not deadline.expired():
-            raise  # it is the agent's own
-        raise TimedOutError(f"timed out after {timeout_s:g} s") from None
+        if deadline.expired():
+            raise TimedOutError from None
+        raise  # it is the agent's own
 
 
-async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None) -> None:
+async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None, deadline: asyncio.Timeout) -> None:
     """Collect the chunks of a stream, and hand them on as they come."""
     chunks = aiter(await stream if inspect.isawaitable(stream) else stream)
     close: Callable[[], Awaitable[object]] | None = getattr(chunks, "aclose", None)  # only generators have it
@@ -127,7 +135,20 @@ async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | No
         async for chunk in chunks:
             output = streamed.add(chunk)
             if on_chunk is not None:
-                await on_chunk(output)
+                await _hand_on(output, on_chunk, deadline)
+
+
+async def _hand_on(chunk: Any, on_chunk: OnChunk, deadline: asyncio.Timeout) -> None:
+    """Give a chunk to its consumer, whose time is not the agent's."""
+    ends_at = deadline.when()
+    if ends_at is None or deadline.expired():
+        await on_chunk(chunk)
+        return
+    loop = asyncio.get_running_loop()
+    left_s = ends_at - loop.time()
+    deadline.reschedule(None)
+    await on_chunk(chunk)
+    deadline.reschedule(loop.time() + left_s)
 
 
 def _failed(error: BaseException, streamed: StreamedAnswer | None) -> Answer:

@@ -108,7 +108,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             return await _keep(step, frame, result) if step.updates_context else result
         if (ended := _end_at_once(step, frame, attempts, failure)) is not None:
             return ended
-        why = _reason(failure)
+        why = _reason(step, failure)
         if isinstance(failure, _FINAL):
             break
         if (halt := frame.scope.control.halt) is not None:
@@ -136,9 +136,10 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
     return data, control.halt.refuse(step) if control.halt else refused
 
 
-def _reason(failure: BaseException) -> str:
-    speaks_for_itself = isinstance(failure, (TimedOutError, _RefusedError, ContextUpdateError))
-    return str(failure) if speaks_for_itself else describe_error(failure)
+def _reason(step: AgentStep[Any, Any], failure: BaseException) -> str:
+    if isinstance(failure, TimedOutError):
+        return f"timed out after {step.config.timeout_s:g} s"
+    return str(failure) if isinstance(failure, (_RefusedError, ContextUpdateError)) else describe_error(failure)
 
 
 def _end_at_once(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flujo import Flujo, PipelineResult, Step, UsageLimitExceededError, UsageLimits, validator
-from flujo.testing import FailingStreamAgent, StubAgent, gather_result
+from flujo.testing import FailingStreamAgent, ManualClock, StubAgent, gather_result
 from tests.application.core.agent_answers import PaidError
 
 
@@ -157,6 +157,39 @@ async def test_a_consumer_that_leaves_early_closes_the_agents_generator(
     assert first == "a"
     assert closed.is_set()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_time_of_a_slow_consumer_is_not_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout of a step bounds how long its agent takes, not how long its chunks lie about."""
+    clock = ManualClock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.monotonic)
+    step = Step("stream", _streamer(*"abcdef"), timeout_s=60, max_retries=0)
+
+    items: list[Any] = []
+    async for item in Flujo(step).run_async("go"):
+        clock.advance(61)
+        items.append(item)
+
+    assert items[:-1] == list("abcdef")
+    assert items[-1].output == "abcdef"
+
+
+async def test_the_time_of_the_agent_counts_between_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that takes its time over every chunk has the timeout for all of them together."""
+    clock = ManualClock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.monotonic)
+
+    async def dawdle(data: Any) -> AsyncIterator[str]:
+        for chunk in "abcdef":
+            clock.advance(25)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a timer that is due fires in between
+            yield chunk
+
+    *chunks, result = await _iterate(Flujo(Step("stream", dawdle, timeout_s=60, max_retries=0)))
+
+    assert chunks == ["a", "b"]
+    assert result.step_history[0].feedback == "timed out after 60 s"
 
 
 async def test_a_chunk_with_a_wrong_cost_closes_the_generator_and_fails_the_step() -> None:
