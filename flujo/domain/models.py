@@ -83,6 +83,20 @@ class AppResources(BaseModel):
     """Shared clients for the agents of a run; subclass it and add them as fields.
 
     An instance that is an async context manager is entered once per run and left at its end.
+
+    Example:
+        ```python
+        from flujo import AppResources, Flujo, step
+
+        class Shop(AppResources):
+            prices: dict[str, int]
+
+        @step
+        async def price_of(product: str, *, resources: Shop) -> int:
+            return resources.prices[product]
+
+        assert Flujo(price_of, resources=Shop(prices={"tea": 3})).run("tea").output == 3
+        ```
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -114,7 +128,23 @@ class UsageLimits(BaseModel):
 
 
 class RefinementCheck(BaseModel):
-    """A critic's verdict in `Step.refine_until`."""
+    """A critic's verdict in `Step.refine_until`.
+
+    Example:
+        ```python
+        from flujo import Flujo, RefinementCheck, Step, step
+
+        @step
+        async def write(request: dict[str, str | None]) -> str:
+            return "rivers" if request["feedback"] is None else "Rivers."
+
+        @step
+        async def criticise(draft: str) -> RefinementCheck:
+            return RefinementCheck(is_complete=draft.endswith("."), feedback="end with a full stop")
+
+        assert Flujo(Step.refine_until("draft", write, criticise)).run("rivers").output == "Rivers."
+        ```
+    """
 
     is_complete: bool
     """Whether the draft is accepted."""

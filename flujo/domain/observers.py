@@ -10,7 +10,18 @@ from flujo.domain.results import PipelineResult, StepResult
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HookPayload:
-    """What every event carries."""
+    """What every event carries.
+
+    Example:
+        ```python
+        from flujo import Flujo, PostStepPayload, Step
+
+        async def report(event: PostStepPayload) -> None:
+            print(event.step_result.name, "took", event.step_result.latency_s, "seconds")
+
+        Flujo(Step.from_callable(str.upper, name="shout"), hooks=[report]).run("hello")
+        ```
+    """
 
     context: Any = None
     """The context as the step sees it; of a branch, the branch's own copy."""

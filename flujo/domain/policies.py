@@ -49,7 +49,17 @@ class StepConfigValues(TypedDict, total=False):
 
 
 class PluginOutcome(BaseModel):
-    """A plugin's verdict on an output."""
+    """A plugin's verdict on an output.
+
+    Example:
+        ```python
+        from flujo import PluginOutcome
+
+        class Brief:
+            async def validate(self, data: dict[str, object]) -> PluginOutcome:
+                return PluginOutcome(success=len(str(data["output"])) < 280, feedback="at most 280 characters")
+        ```
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
@@ -71,7 +81,17 @@ class ValidationPlugin(Protocol):
 
 
 class ValidationResult(BaseModel):
-    """A validator's verdict on an output."""
+    """A validator's verdict on an output.
+
+    Example:
+        ```python
+        from flujo import BaseValidator, ValidationResult
+
+        class Brief(BaseValidator):
+            async def validate(self, output: str, *, context: object = None) -> ValidationResult:
+                return ValidationResult(is_valid=len(output) < 280, feedback="at most 280 characters")
+        ```
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -160,7 +180,20 @@ class Processor(Protocol):
 
 
 class AgentProcessors(BaseModel):
-    """Processors around an agent: of its input, once, and of the output of every attempt."""
+    """Processors around an agent: of its input, once, and of the output of every attempt.
+
+    Example:
+        ```python
+        from flujo import AgentProcessors, Flujo, Step
+
+        class Strip:
+            async def process(self, data: str, context: object) -> str:
+                return data.strip()
+
+        step = Step("shout", str.upper, processors=AgentProcessors(prompt_processors=[Strip()]))
+        assert Flujo(step).run(" hello ").output == "HELLO"
+        ```
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
