@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from flujo.application.core.outcome import describe_error
 from flujo.cli.exit_codes import ExitCode, exit_code_of
-from flujo.cli.terminal import say_error, survive_any_text
+from flujo.cli.terminal import prepare_streams, say_error
 from flujo.exceptions import FlujoError
 
 
@@ -32,8 +32,11 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=False),
     usage="Usage: flujo [--debug] COMMAND [ARGUMENTS]",
 )
-for name in ("run", "validate", "show", "bench"):
-    app.command(f"flujo.cli.{name}_command:{name}", name=name)
+COMMANDS = ("run", "validate", "show", "bench")
+"""The commands whose modules are loaded when they are called."""
+
+for _name in COMMANDS:
+    app.command(f"flujo.cli.{_name}_command:{_name}", name=_name)
 app.command(version)
 app.meta.result_action = "return_value"
 app.meta.suppress_keyboard_interrupt = False
@@ -67,7 +70,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
     Args:
         arguments: What follows the name of the program.
     """
-    survive_any_text()
+    prepare_streams()
+    if not any(argument in COMMANDS for argument in arguments):
+        for command in COMMANDS:
+            app[command]  # loads it, so that the help can say what it does
     try:
         code = app.meta(list(arguments), exit_on_error=False, print_error=False, verbose=False)
     except CycloptsError as error:

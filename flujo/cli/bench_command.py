@@ -2,10 +2,8 @@
 
 import sys
 from contextlib import redirect_stdout
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich.console import Console
 
 from flujo.application.runner import Flujo
@@ -13,21 +11,20 @@ from flujo.bench.measuring import REPEATS, SIZES, BenchmarkError, measure_pipeli
 from flujo.bench.report import Report, pipeline_line, scenario_table
 from flujo.cli.exit_codes import ExitCode, WrongUsageError
 from flujo.cli.loading import load_file
+from flujo.cli.parameters import Count, FreeText
 from flujo.cli.terminal import ResultStream, say, say_error
 from flujo.cli.typed_values import input_for
 from flujo.exceptions import UsageLimitExceededError
-
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 def bench(
     file: str | None = None,
     /,
     *,
-    input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    input: FreeText | None = None,
     size: tuple[Count, ...] | None = None,
     repeats: Count = REPEATS,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: bool = False,
 ) -> ExitCode:
     """Measure what flujo itself costs on this machine, or what a step of a pipeline costs.
 

@@ -34,7 +34,8 @@ def report(ended: EndedRun, pipeline: Pipeline[Any, Any], results: ResultStream,
         results.write(output_text(result.output))
     results.end_line()
     if not is_json:
-        ErrorConsole().print(summary_table(result, pipeline, elapsed_s=ended.elapsed_s))
+        console = ErrorConsole()
+        console.print(summary_table(result, pipeline, elapsed_s=ended.elapsed_s, width=console.width))
     _explain(ended, is_json=is_json)
     return _CODES.get(result.status, ExitCode.FAILED)
 

@@ -11,6 +11,7 @@ from flujo.application.runner import Flujo
 from flujo.cli.exit_codes import ExitCode, WrongUsageError
 from flujo.cli.inputs import InputSource, read_text_file
 from flujo.cli.loading import LoadedFile, load_file
+from flujo.cli.parameters import FreeText
 from flujo.cli.reporting import report
 from flujo.cli.running import run_to_end
 from flujo.cli.settings import read_run_settings
@@ -18,9 +19,6 @@ from flujo.cli.terminal import ResultStream
 from flujo.cli.typed_values import fields_of, input_for
 from flujo.domain.models import UsageLimits
 from flujo.exceptions import PipelineContextInitializationError
-
-FreeText = Annotated[str, Parameter(allow_leading_hyphen=True)]
-"""A value that may begin with a hyphen."""
 
 
 def run(
@@ -33,8 +31,8 @@ def run(
     context_data: str | None = None,
     context_file: str | None = None,
     run_id: str | None = None,
-    limit_usd: float | None = None,
-    limit_tokens: int | None = None,
+    limit_usd: Annotated[FreeText, Parameter(metavar="USD")] | None = None,
+    limit_tokens: Annotated[FreeText, Parameter(metavar="N")] | None = None,
     json: bool = False,
     stream: bool = False,
 ) -> ExitCode:
@@ -64,7 +62,7 @@ def run(
         run_id: The identity of the run; a fresh one by default.
         limit_usd: The most US dollars that the run may use.
         limit_tokens: The most tokens that the run may use.
-        json: Print the whole result as one JSON document, and nothing but errors to stderr.
+        json: Print the whole result as one JSON document; show no progress and no table.
         stream: Print the chunks of a streaming last step as they come.
     """
     if json and stream:
@@ -83,7 +81,7 @@ def run(
                 runner, data, run_id=run_id, is_quiet=json, write_chunk=results.write if stream else None
             )
         except PipelineContextInitializationError as error:
-            raise WrongUsageError(f"{error}: --context-data or --context-file") from error
+            raise WrongUsageError(f"{error} (here: --context-data or --context-file)") from error
     return report(ended, runner.pipeline, results, is_json=json)
 
 

@@ -1,5 +1,6 @@
 """Runs a workflow to its end, whichever way it ends, and shows how it goes."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,8 @@ def run_to_end(
     writes = _ChunkWriter(write_chunk)
     work = writes.run(watched, data, run_id)
     breach = None
-    with shown_progress(monitor, len(runner.pipeline.steps), is_quiet=is_quiet, is_plain=write_chunk is not None):
+    is_plain = write_chunk is not None or logging.getLogger("flujo").isEnabledFor(logging.DEBUG)
+    with shown_progress(monitor, len(runner.pipeline.steps), is_quiet=is_quiet, is_plain=is_plain):
         try:
             result = run_interruptibly(work, monitor.position)
         except UsageLimitExceededError as exceeded:

@@ -19,12 +19,10 @@ _PREFIX = "FLUJO_"
 
 
 def _usd(amount: Any) -> Decimal:
-    if isinstance(amount, str):
-        try:
-            amount = Decimal(amount)
-        except InvalidOperation:
-            raise ValueError(f"an amount of dollars must be a number, not {amount!r}") from None
-    return exact_usd(amount)
+    try:
+        return exact_usd(Decimal(amount) if isinstance(amount, str) else amount)
+    except (InvalidOperation, ValueError):
+        raise ValueError("an amount of dollars is a number, 0 or more") from None
 
 
 class RunSettings(BaseModel):
@@ -121,4 +119,4 @@ def _checked(values: dict[str, Any], name_of: Callable[[str], str]) -> RunSettin
         (problem, *_) = error.errors(include_url=False)
         key = str(problem["loc"][0])
         reason = problem["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name_of(key)}: {reason}, got {values[key]!r}") from error
+        raise SettingsError(f"{name_of(key)} is {values[key]!r}: {reason}") from error

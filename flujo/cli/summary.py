@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,10 @@ _STYLES = {
     "cancelled": "yellow",
 }
 _MOST_GROUPS = 12
+_COLUMNS = ("status", "attempts", "time", "cost", "tokens")
+_LEAST_IMPORTANT = ("attempts", "tokens", "time", "cost")
+_FEWEST_LABEL_CHARACTERS = 16
+_GAP = 2
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,48 +43,79 @@ class _Group:
     results: Sequence[StepResult]
 
 
-def summary_table(result: PipelineResult[Any], pipeline: Pipeline[Any, Any], *, elapsed_s: float) -> Table:
+@dataclass(slots=True)
+class _Rows:
+    """The rows of a table while it is filled."""
+
+    labels: list[Text] = field(default_factory=list[Text])
+    cells: dict[str, list[Text]] = field(default_factory=lambda: {name: list[Text]() for name in _COLUMNS})
+
+    def add(self, label: str, style: str, results: Sequence[StepResult]) -> None:
+        """Add a row for results that stand together."""
+        cost, tokens = total_usage(results)
+        took_s = max(each.latency_s for each in results)
+        self.add_cells(
+            Text(label, style=style),
+            status=_status([each.status for each in results]),
+            attempts=Text(f"{sum(each.attempts for each in results):,}"),
+            time=Text(duration(took_s)),
+            cost=Text(money(cost)),
+            tokens=Text(f"{tokens:,}"),
+        )
+
+    def add_cells(self, label: Text, **cells: Text) -> None:
+        """Add a row; columns that are not given are empty."""
+        self.labels.append(label)
+        for name, column in self.cells.items():
+            column.append(cells.get(name, Text()))
+
+    def width_of(self, name: str) -> int:
+        """Return how many characters a column takes."""
+        return _GAP + max(cell_len(name), *(cell.cell_len for cell in self.cells[name]))
+
+    def table(self, width: int) -> Table:
+        """Return the table, with as many of its columns as leave room for the names of the steps."""
+        shown = list(self.cells)
+        for name in _LEAST_IMPORTANT:
+            if width - sum(map(self.width_of, shown)) < _FEWEST_LABEL_CHARACTERS:
+                shown.remove(name)
+        room = width - sum(map(self.width_of, shown)) - _GAP
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        table.add_column("Step", overflow="ellipsis", no_wrap=True, max_width=min(max(room, 1), 40))
+        for name in shown:
+            table.add_column(name.capitalize(), justify="left" if name == "status" else "right", no_wrap=True)
+        for row, label in enumerate(self.labels):
+            table.add_row(label, *(self.cells[name][row] for name in shown))
+        return table
+
+
+def summary_table(result: PipelineResult[Any], pipeline: Pipeline[Any, Any], *, elapsed_s: float, width: int) -> Table:
     """Return the table of a run.
 
     Args:
         result: What the run did.
         pipeline: What was run.
         elapsed_s: How many seconds the run took.
+        width: How many characters there is room for; the less important columns are left out if it is narrow.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("Step", overflow="ellipsis", no_wrap=True, max_width=40)
-    table.add_column("Status", no_wrap=True)
-    for name in ("Attempts", "Time", "Cost", "Tokens"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = _Rows()
     for step, each in zip(pipeline.steps, result.step_history, strict=False):
-        _add_row(table, Text(each.name), [each])
+        rows.add(each.name, "", [each])
         groups = _groups(step, each)
         for group in groups[:_MOST_GROUPS]:
-            _add_row(table, Text(f"  {group.label}", style="dim"), group.results)
+            rows.add(f"  {group.label}", "dim", group.results)
         if rest := [ran for group in groups[_MOST_GROUPS:] for ran in group.results]:
-            _add_row(table, Text(f"  and {len(rest):,} more", style="dim"), rest)
+            rows.add(f"  and {len(rest):,} more", "dim", rest)
     for step in pipeline.steps[len(result.step_history) :]:
-        table.add_row(Text(step.name, style="dim"), Text("not started", style="dim"))
-    table.add_section()
-    total = (duration(elapsed_s), money(result.total_cost), f"{result.total_tokens:,}")
-    table.add_row(Text("total"), _status([result.status]), "", *total, style="bold")
-    return table
-
-
-def _add_row(table: Table, label: Text, results: Sequence[StepResult]) -> None:
-    cost, tokens = total_usage(results)
-    table.add_row(
-        label,
-        _status([each.status for each in results]),
-        f"{sum(each.attempts for each in results):,}",
-        duration(_longest_s(results)),
-        money(cost),
-        f"{tokens:,}",
+        rows.add_cells(Text(step.name, style="dim"), status=Text("not started", style="dim"))
+    rows.add_cells(
+        Text("total", style="bold"),
+        status=_status([result.status]),
+        time=Text(duration(elapsed_s), style="bold"),
+        cost=Text(money(result.total_cost), style="bold"),
+        tokens=Text(f"{result.total_tokens:,}", style="bold"),
     )
-
-
-def _longest_s(results: Sequence[StepResult]) -> float:
-    return max(each.latency_s for each in results)
+    return rows.table(width)
 
 
 def _status(statuses: Sequence[str]) -> Text:

@@ -2,36 +2,27 @@
 
 import os
 import sys
-from io import TextIOWrapper
-from typing import TextIO
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Literal, TextIO
 
 from rich.console import Console
+from typing_extensions import Buffer
 
 _MOST_ERROR_CHARACTERS = 1000
 
 
 class ErrorConsole(Console):
-    """A rich console on stderr; it falls silent when nobody reads it any more, and the command goes on."""
+    """A rich console on stderr that prints text as it is."""
 
     def __init__(self) -> None:
         super().__init__(stderr=True, highlight=False, markup=False, emoji=False)
 
-    def on_broken_pipe(self) -> None:
-        """Print nothing from now on."""
-        _discard(sys.stderr)
-        self.quiet = True
-
 
 class OutputConsole(Console):
-    """A rich console on stdout; it falls silent when nobody reads it any more."""
+    """A rich console on stdout that prints text as it is."""
 
     def __init__(self) -> None:
         super().__init__(highlight=False, markup=False, emoji=False)
-
-    def on_broken_pipe(self) -> None:
-        """Print nothing from now on."""
-        _discard(sys.stdout)
-        self.quiet = True
 
 
 class ResultStream:
@@ -46,10 +37,11 @@ class ResultStream:
         self._ends_line = True
 
     def write(self, text: str) -> None:
-        """Write text at once; a reader that is gone, as in `| head`, is no error."""
+        """Write text at once."""
         if text:
             self._ends_line = text.endswith("\n")
-            write_quietly(self._stream, text)
+            self._stream.write(text)
+            self._stream.flush()
 
     def end_line(self) -> None:
         """End the line, unless it is ended."""
@@ -57,18 +49,9 @@ class ResultStream:
             self.write("\n")
 
 
-def write_quietly(stream: TextIO, text: str) -> None:
-    """Write text at once, and drop it if nobody reads the stream any more."""
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        _discard(stream)
-
-
 def say(line: str) -> None:
     """Print one line to stderr."""
-    write_quietly(sys.stderr, line + "\n")
+    print(line, file=sys.stderr, flush=True)
 
 
 def say_error(message: str) -> None:
@@ -82,15 +65,45 @@ def one_line(text: str) -> str:
     return flat if len(flat) <= _MOST_ERROR_CHARACTERS else flat[: _MOST_ERROR_CHARACTERS - 3] + "..."
 
 
-def survive_any_text() -> None:
-    """Let the standard streams write characters that their encoding does not have, escaped."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def prepare_streams() -> None:
+    """Let the standard streams of this process take any text, whether they are open and read or not.
+
+    Characters that an encoding does not have are written escaped. What nobody reads any more, as in `| head`, is
+    dropped: whoever prints, the user's code included, goes on, and a run that costs money does not fail for it.
+    A result that cannot be written for another reason, such as a full disk, is an error.
+    """
+    sys.stdin = sys.stdin or _open_nothing("r")
+    sys.stdout = _lasting(sys.stdout, sys.__stdout__, BrokenPipeError)
+    sys.stderr = _lasting(sys.stderr, sys.__stderr__, OSError)
 
 
-def _discard(stream: TextIO) -> None:
-    """Point a stream without a reader to nowhere, so that Python does not complain when it exits."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _lasting(stream: TextIO | None, original: TextIO | None, *lost: type[OSError]) -> TextIO:
+    """Return a stream that drops what it cannot write for one of these errors; one that is replaced stays itself."""
+    if stream is None:  # the process was started without it
+        return _open_nothing("w")
+    if stream is not original:
+        return stream
+    file = BufferedWriter(_LastingFile(stream.fileno(), lost))
+    return TextIOWrapper(file, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
+
+
+def _open_nothing(mode: Literal["r", "w"]) -> TextIO:
+    return open(os.devnull, mode, encoding="utf-8")
+
+
+class _LastingFile(FileIO):
+    """An open file that drops what it cannot write: for some errors at once, for others after it has raised one."""
+
+    def __init__(self, descriptor: int, lost: tuple[type[OSError], ...]) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._lost = lost
+
+    def write(self, content: Buffer, /) -> int:
+        """Write, or drop what cannot be written."""
+        try:
+            return super().write(content)
+        except self._lost:
+            return memoryview(content).nbytes
+        except OSError:
+            self._lost = (OSError,)
+            raise

@@ -5,6 +5,7 @@ a handler reaches other steps through `core.execute(frame.child(...))`, and ther
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,6 +36,8 @@ StepExecutor = Callable[["ExecutorCore", Any, ExecutionFrame[Any]], Awaitable[St
 """Runs one kind of step: `async def _handle_<kind>_step(core, step, frame) -> StepResult`."""
 
 ExecutorT = TypeVar("ExecutorT", bound=StepExecutor)
+
+_log = logging.getLogger("flujo.steps")
 
 _WORKFLOW_MISTAKES = (
     ConfigurationError,
@@ -113,6 +116,7 @@ class ExecutorCore:
             frame.scope.control.abort(f"{step.describe()} aborted the run: {signal}")
             result = conclude(frame, status="aborted", feedback=str(signal))
         except Exception as error:  # mappers, conditions and the like are code of the user's
+            _log.debug("step %r raised", step.name, exc_info=error)
             result = conclude(frame, status="failed", feedback=describe_error(error))
         except asyncio.CancelledError:
             if is_cancelled():
