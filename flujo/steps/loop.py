@@ -1,5 +1,6 @@
 """A body repeated until a condition holds: the declaration and the handler."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -106,7 +107,8 @@ async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame:
             if result.status == "paused":
                 frame.save(_LoopCheckpoint(iteration - 1, data, tuple(history[:-1])))
             return end_with(frame, result, output)
-        if step.exit_condition(output, context):
+        answer = step.exit_condition(output, context)
+        if answer is not False and _holds(answer):
             return _finish(step, frame, output)
         if frame.scope.control.halt is not None:
             return halted(frame, output)
@@ -120,6 +122,14 @@ async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame:
         feedback=f"the exit condition did not hold after max_loops={step.max_loops} iterations",
         metadata={"exit_reason": "max_loops"},
     )
+
+
+def _holds(answer: Any) -> bool:
+    """Return whether a condition holds; a coroutine would always count as true."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError("exit_condition_callable gave a coroutine; it must be a plain function that returns a bool")
+    return bool(answer)
 
 
 def _finish(step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any) -> StepResult:

@@ -147,6 +147,34 @@ def test_a_callable_that_raises_fails_the_loop(options: dict[str, Any], iteratio
     assert_adds_up(result)
 
 
+def test_a_condition_that_gives_a_coroutine_fails_the_loop() -> None:
+    """It would always count as true, and end the loop after one iteration."""
+
+    async def judge(output: Any) -> bool:
+        return False
+
+    def ask_judge(output: Any, context: Any) -> Any:
+        return judge(output)
+
+    result = Flujo(Step.loop_until("loop", PLUS_ONE, ask_judge)).run(0)
+
+    assert result.status == "failed"
+    assert "gave a coroutine" in str(result.step_history[0].feedback)
+
+
+@pytest.mark.parametrize(("answer", "iterations"), [(1, 1), ("yes", 1), (0, 2), (None, 2), ([], 2)])
+def test_a_condition_may_give_anything_that_is_true_or_false(answer: Any, iterations: int) -> None:
+    """Python's truth is what counts."""
+
+    def give(output: Any, context: Any) -> Any:
+        return answer
+
+    result = Flujo(Step.loop_until("loop", PLUS_ONE, give, 2)).run(0)
+
+    assert result.step_history[0].attempts == iterations
+    assert result.success is bool(answer)
+
+
 def test_a_failing_body_fails_the_loop_at_once() -> None:
     """No further iteration starts; the failed one is in the history with what it cost."""
     agent = StubAgent([Paid(1), Paid(2), ValueError("bad"), ValueError("worse")])
