@@ -31,8 +31,8 @@ from tests.properties.programs import (
     Seq,
     Sub,
     answer,
+    children,
     reply,
-    walk,
     weigh,
 )
 
@@ -378,10 +378,10 @@ def affect(context: Context, effects: Iterable[Effect], value: int) -> None:
 
 
 def _sees_context(node: Node) -> bool:
-    """Tell whether a result may depend on the context: agents in order that never touch it do not."""
+    """Tell whether a result may depend on the context: agents that never touch it do not, nor what is made of them."""
     if isinstance(node, Agent):
         return bool(node.effects) or node.shape in ("update", "misfit", "stranger")
-    return not isinstance(node, Seq) or any(_sees_context(inner) for inner in walk(node) if inner is not node)
+    return not isinstance(node, Seq | Rescue) or any(map(_sees_context, children(node)))
 
 
 def _sum(traces: Iterable[Trace]) -> tuple[Fraction, int]:

@@ -36,10 +36,12 @@ async def _leftovers(run: Any, rounds: int) -> tuple[str, list[str]]:
     loop.set_exception_handler(lambda _, problem: complaints.append(str(problem["message"])))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        gc.freeze()  # what is there already need not be looked at by the collection below, which makes it cheap
         ending = await _cancelled_after(run, rounds)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         del run
         gc.collect()
+        gc.unfreeze()
     begun = [event.agent for event in WORLD.get().events if event.kind == "begin"]
     ended = [event.agent for event in WORLD.get().events if event.kind != "begin"]
     calls = [f"call of {name}" for name in begun if begun.count(name) != ended.count(name)]
