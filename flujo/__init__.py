@@ -58,6 +58,18 @@ from flujo.exceptions import (
     UsageLimitExceededError,
 )
 from flujo.steps.step import Step, adapter_step, step
+from flujo.testing import (
+    DummyPlugin,
+    FailingCache,
+    FailingStreamAgent,
+    ManualClock,
+    StubAgent,
+    assert_context_updated,
+    assert_pipeline_result,
+    assert_validator_failed,
+    gather_result,
+    override_agent,
+)
 
 __all__ = [
     "AgentProcessors",
@@ -69,8 +81,11 @@ __all__ = [
     "ConfigurationError",
     "ContextInheritanceError",
     "ContextUpdateError",
+    "DummyPlugin",
     "ExecutionFrame",
     "ExecutorCore",
+    "FailingCache",
+    "FailingStreamAgent",
     "Flujo",
     "FlujoError",
     "Hook",
@@ -81,6 +96,7 @@ __all__ = [
     "InMemoryCache",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
+    "ManualClock",
     "MergeStrategy",
     "MissingAgentError",
     "NonRetryableError",
@@ -107,6 +123,7 @@ __all__ = [
     "StepExecutor",
     "StepPath",
     "StepResult",
+    "StubAgent",
     "TraceNode",
     "TypeMismatchError",
     "UsageLimitExceededError",
@@ -118,6 +135,11 @@ __all__ = [
     "Validator",
     "Waiting",
     "adapter_step",
+    "assert_context_updated",
+    "assert_pipeline_result",
+    "assert_validator_failed",
+    "gather_result",
+    "override_agent",
     "step",
     "validator",
 ]
