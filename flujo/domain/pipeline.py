@@ -108,6 +108,8 @@ class BaseStep(Generic[InT, OutT]):
             raise ConfigurationError(f"a step needs a name, a string that is not empty; got {name!r}")
         if fallback_step is not None:
             _check_fallback(name, fallback_step)
+        if usage_limits is not None and not isinstance(usage_limits, UsageLimits):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(f"step {name!r}: usage_limits is {usage_limits!r}; give UsageLimits(...)")
         self.name = name
         self.usage_limits = usage_limits
         self.fallback_step = fallback_step
@@ -154,7 +156,10 @@ class BaseStep(Generic[InT, OutT]):
         return self
 
     def use_input(self, key: str) -> "BaseStep[Mapping[str, Any], OutT]":
-        """Return this step working on one key of its input dict, for instance one branch of a parallel step."""
+        """Return this step working on one key of its input dict, for instance one branch of a parallel step.
+
+        Its fallback, which is to be set before, works on the same value.
+        """
         keyed = cast("BaseStep[Mapping[str, Any], OutT]", self._copy())  # of the same kind, but fed with a dict
         keyed.input_key = key
         keyed.is_guarded = True
@@ -231,6 +236,8 @@ class Pipeline(BaseStep[InT, OutT]):
         usage_limits: UsageLimits | None = None,
     ) -> None:
         super().__init__(name, usage_limits=usage_limits)
+        if isinstance(steps, BaseStep):
+            raise ConfigurationError(f"the steps of a pipeline are {steps!r}; give a list, or use Pipeline.from_step")
         if not steps:
             raise ConfigurationError("a pipeline needs at least one step")
         for step in steps:

@@ -79,12 +79,12 @@ class AgentStep(BaseStep[InT, OutT]):
         self.config = _configure(name, config, config_values)
         self.plugins = tuple(sorted(_checked_plugins(name, plugins), key=lambda entry: -entry[1]))
         self.validators = tuple(_checked_validators(name, validators))
-        self.processors = processors or AgentProcessors()
+        self.processors = _checked_processors(name, processors)
         self.updates_context = updates_context
         self.validate_fields = validate_fields
         self.persist_feedback_to_context = persist_feedback_to_context
         self.persist_validation_results_to = persist_validation_results_to
-        self.failure_handlers = tuple(failure_handlers)
+        self.failure_handlers = tuple(_checked_handlers(name, failure_handlers))
         self.is_strict = strict
         self.is_judged = bool(self.plugins or self.validators or self.processors.output_processors)
         self.settings = {setting: value for setting in SETTINGS if (value := getattr(self.config, setting)) is not None}
@@ -156,7 +156,7 @@ class AgentStep(BaseStep[InT, OutT]):
 def _configure(name: str, config: StepConfig | None, values: Mapping[str, Any]) -> StepConfig:
     for key in values:
         if key not in StepConfig.model_fields:
-            near = difflib.get_close_matches(key, [*StepConfig.model_fields, "agent", "config"], 1)
+            near = difflib.get_close_matches(key, [*StepOptions.__annotations__, "agent", "fallback_step"], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"step {name!r} got an unexpected keyword argument {key!r}{hint}")
     if config is not None and not isinstance(config, StepConfig):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
@@ -198,6 +198,21 @@ def _checked_validators(name: str, validators: Iterable[object]) -> Iterator[Val
                 "or give an object with `async def validate(self, output, *, context)`"
             )
         yield cast("Validator", each)  # its name is asked for only where its verdict has none
+
+
+def _checked_processors(name: str, processors: object) -> AgentProcessors:
+    if processors is None:
+        return AgentProcessors()
+    if not isinstance(processors, AgentProcessors):
+        raise ConfigurationError(f"step {name!r}: processors is {reprlib.repr(processors)}; give AgentProcessors(...)")
+    return processors
+
+
+def _checked_handlers(name: str, handlers: Iterable[Callable[[], object]]) -> Iterator[Callable[[], object]]:
+    for handler in handlers:
+        if not callable(handler):
+            raise ConfigurationError(f"step {name!r}: the failure handler {reprlib.repr(handler)} cannot be called")
+        yield handler
 
 
 def _fields_of(model: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`Step`: the step that calls an agent, and the factories of all other kinds; `@step` makes one of a function."""
 
+import functools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Unpack, overload
 
@@ -159,7 +160,7 @@ class Step(AgentStep[InT, OutT]):
             name: The step's name; the function's by default.
             options: What `Step` takes besides, such as `max_retries` or `updates_context`.
         """
-        return Step(name or str(getattr(function, "__name__", type(function).__name__)), function, **options)
+        return Step(name or _name_of(function), function, **options)
 
     @overload
     @classmethod
@@ -665,6 +666,12 @@ class Step(AgentStep[InT, OutT]):
             wait_for: The keys, in the order of the output.
         """
         return GatherStep(name, wait_for=wait_for)
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # any function
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 class _StepMaker(Protocol):
