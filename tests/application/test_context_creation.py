@@ -123,6 +123,13 @@ def test_given_values_win_over_filled_ones() -> None:
     assert (_context_of(result).initial_prompt, _context_of(result).run_id, result.run_id) == ("given", "mine", "mine")
 
 
+def test_a_given_run_id_may_differ_from_that_of_the_context() -> None:
+    """`run_id=` names the run, and the context keeps what it was given."""
+    result = Flujo(_echo(), initial_context_data={"run_id": "mine"}).run("input", run_id="the run's")
+
+    assert (_context_of(result).run_id, result.run_id) == ("mine", "the run's")
+
+
 def test_missing_fields_are_named_before_the_first_step() -> None:
     """Required fields that nobody gives are all named, and nothing runs."""
 
@@ -298,6 +305,20 @@ def test_given_values_are_not_shared_between_runs() -> None:
 
     assert (_context_of(first).tags, _context_of(second).tags) == (["start", "a"], ["start", "b"])
     assert (tags, notes) == (["start"], {"seen": [0]})
+
+
+def test_values_that_no_model_validates_are_not_shared_either() -> None:
+    """What is deep in a field of any type belongs to one run."""
+
+    def note(data: Any, context: PipelineContext) -> Any:
+        context.scratchpad["notes"].append(data)
+        return list(context.scratchpad["notes"])
+
+    given: dict[str, Any] = {"scratchpad": {"notes": []}}
+    runner = Flujo(Step("note", note), initial_context_data=given)
+
+    assert [runner.run("a").output, runner.run("b", initial_context_data=given).output] == [["a"], ["b"]]
+    assert given == {"scratchpad": {"notes": []}}
 
 
 def test_the_mapping_of_initial_data_is_read_when_the_runner_is_made() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, PipelineResult, PipelineRun, Step
+from flujo import Flujo, PipelineResult, PipelineRun, Step, UsageLimits
 from flujo.testing import FailingStreamAgent, StubAgent, gather_result
+from tests.integration.paid import Paid
 
 
 async def _spell(data: str) -> AsyncIterator[str]:
@@ -252,6 +253,19 @@ async def test_no_chunk_is_lost_at_the_end() -> None:
         assert items[:-1] == ["x"] * length
 
 
+async def test_no_chunk_is_lost_on_a_slow_consumer() -> None:
+    """A consumer that comes back after the run has ended still gets every chunk, and then the result."""
+    for turns in range(12):
+        items: list[Any] = []
+        async for item in _speller().run_async("abc"):
+            items.append(item)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        assert items[:-1] == ["a", "b", "c"], turns
+        assert _last(items).output == "abc"
+
+
 async def test_a_stream_that_fails_ends_the_iteration_with_a_failed_result() -> None:
     """The chunks so far come, then the result says why."""
     agent = FailingStreamAgent(["a", "b"], ConnectionError("cut"))
@@ -327,6 +341,30 @@ async def test_an_iteration_that_never_began_leaves_nothing() -> None:
     await items.aclose()
 
     assert not agent.started.is_set()
+    assert _only_this_task()
+
+
+async def test_an_error_after_the_consumer_has_left_bothers_nobody() -> None:
+    """A run that ends in an error while it is being cancelled leaves no exception that was never retrieved."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, failure: failures.append(failure))
+
+    async def stubborn(data: Any) -> AsyncIterator[Any]:
+        yield "first"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            yield Paid("last", 5)
+
+    runner = Flujo(Step("stubborn", stubborn), usage_limits=UsageLimits(total_cost_usd_limit=1))
+    items = runner.stream_async("x")
+    await anext(items)
+
+    await items.aclose()
+    del items, runner
+    gc.collect()
+
+    assert failures == []
     assert _only_this_task()
 
 

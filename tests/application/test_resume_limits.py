@@ -79,13 +79,20 @@ async def test_only_a_result_can_be_resumed(paused: Any) -> None:
 # Limits and hooks
 
 
-async def test_limits_count_over_the_pause() -> None:
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (UsageLimits(total_cost_usd_limit=0.05), r"passed its limit of \$0.05: \$0.06 spent"),
+        (UsageLimits(total_tokens_limit=15), "passed its limit of 15 tokens: 20 spent"),
+    ],
+)
+async def test_limits_count_over_the_pause(limits: UsageLimits, message: str) -> None:
     """What was spent before a pause counts after it."""
     pipeline = paid_step("before", 0.03, 10) >> ask() >> paid_step("after", 0.03, 10)
-    runner = Flujo(pipeline, usage_limits=UsageLimits(total_cost_usd_limit=0.05))
+    runner = Flujo(pipeline, usage_limits=limits)
     paused = await pause(runner)
 
-    with pytest.raises(UsageLimitExceededError, match=r"passed its limit of \$0.05: \$0.06 spent") as error:
+    with pytest.raises(UsageLimitExceededError, match=message) as error:
         await runner.resume_async(paused, "yes")
     assert [step.name for step in error.value.result.step_history] == ["before", "ask", "after"]
 
@@ -108,7 +115,8 @@ async def test_the_limit_of_a_step_counts_over_its_pauses(pauses: int) -> None:
 async def test_a_run_that_has_spent_too_much_already_starts_nothing() -> None:
     """Resumed under a limit that is passed already, no step starts; under a larger one the same pause goes on."""
     agent = StubAgent(["sent"])
-    pipeline = paid_step("before", 0.03) >> ask() >> Step("after", agent)
+    inner: BaseStep[Any, Any] = Step.branch_on("inner", lambda data, context: 1, {1: ask() >> Step("after", agent)})
+    pipeline = paid_step("before", 0.03) >> inner
     paused = await pause(Flujo(pipeline))
 
     with pytest.raises(UsageLimitExceededError, match=r"limit of \$0.01: \$0.03 spent") as error:

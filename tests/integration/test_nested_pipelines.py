@@ -131,6 +131,23 @@ async def test_fields_flow_in_and_back(by: str) -> None:
     assert result.final_pipeline_context.words == 4
 
 
+async def test_an_inner_context_is_a_copy() -> None:
+    """What the outer steps do later does not reach into the result of the inner pipeline."""
+    count = Step("count", _count)
+
+    def keep_result(result: PipelineResult[Any], context: Any) -> PipelineResult[Any]:
+        context.words += 10
+        return result
+
+    pipeline = Pipeline.from_step(count).as_step("inner") >> Step("later", keep_result)
+    result: PipelineResult[Any] = await Flujo(pipeline, context_model=Draft).run_async("x")
+
+    inner_context = _innermost(result, 1).final_pipeline_context
+    assert isinstance(inner_context, Draft)
+    assert isinstance(result.final_pipeline_context, Draft)
+    assert (inner_context.words, result.final_pipeline_context.words) == (1, 11)
+
+
 @pytest.mark.parametrize("by", ["Pipeline", "Flujo"])
 async def test_a_wall_keeps_fields_in_and_out(by: str) -> None:
     """Behind a wall the inner context begins with its defaults, and nothing comes back."""
