@@ -145,7 +145,7 @@ class BaseValidator(ABC):
 
 class _FunctionValidator(BaseValidator):
     def __init__(self, check: Callable[[Any], tuple[bool, str | None]]) -> None:
-        super().__init__(check.__name__)
+        super().__init__(getattr(check, "__name__", type(check).__name__))  # a callable object need not have one
         self._check = check
         self.__doc__ = check.__doc__
 
@@ -167,7 +167,7 @@ def validator(check: Callable[[Any], tuple[bool, str | None]]) -> BaseValidator:
         ```
     """
     if inspect.iscoroutinefunction(check):
-        raise ConfigurationError(f"@validator takes a plain function; make {check.__name__} a BaseValidator")
+        raise ConfigurationError(f"@validator takes a plain function; make {check!r} a BaseValidator")
     return _FunctionValidator(check)
 
 

@@ -1,5 +1,6 @@
 """The values that say how a step is tried and judged."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -75,6 +76,24 @@ async def test_a_function_becomes_a_validator_of_its_name() -> None:
     assert accepted.is_valid
 
 
+async def test_a_callable_object_becomes_a_validator_of_its_class() -> None:
+    """What has no name of its own is called what its class is called."""
+
+    class Shorter:
+        def __call__(self, output: str) -> tuple[bool, str | None]:
+            return len(output) < 3, None
+
+    by_object = validator(Shorter())
+    by_partial = validator(functools.partial(_shorter_than, characters=3))
+
+    assert (by_object.name, by_partial.name) == ("Shorter", "partial")
+    assert [(await judge.validate("abc")).is_valid for judge in (by_object, by_partial)] == [False, False]
+
+
+def _shorter_than(output: str, characters: int) -> tuple[bool, str | None]:
+    return len(output) < characters, None
+
+
 def test_an_async_function_is_no_plain_check() -> None:
     """The error says what to write instead."""
 
@@ -82,7 +101,7 @@ def test_an_async_function_is_no_plain_check() -> None:
         return True, None
 
     asynchronous: Any = check
-    with pytest.raises(ConfigurationError, match="@validator takes a plain function; make check a BaseValidator"):
+    with pytest.raises(ConfigurationError, match=r"@validator takes a plain function; make .*check.* a BaseValidator"):
         validator(asynchronous)
 
 

@@ -100,6 +100,16 @@ class BranchRun:
                         tasks.create_task(self._work_off(queue))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        if self.frame.scope.control.halt is None:
+            self._note_lost()
+
+    def _note_lost(self) -> None:
+        """Give a result to branches that have none although nothing stopped them: they cancelled their own task."""
+        for branch in self.branches:
+            if branch.name not in self.results:
+                is_started = branch.name in self.contexts
+                why = "cancelled by its own code" if is_started else "not started: another was cancelled"
+                self.results[branch.name] = StepResult(branch.step.name, success=False, attempts=0, feedback=why)
 
     async def _work_off(self, queue: Iterator[Branch]) -> None:
         for branch in queue:

@@ -123,6 +123,39 @@ async def test_a_cancellation_of_the_agents_own_is_a_failed_attempt(agent: Any, 
     assert [result.success for result in beside.step_history[0].step_history] == [False, True]
 
 
+async def _cancels_its_task(data: Any) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def test_an_agent_that_cancels_its_task_cancels_the_run_or_its_branch() -> None:
+    """At the top that task is the run's; in a branch it is the branch's, which fails while the others finish."""
+    step = Step("ask", _cancels_its_task)
+    fine = Step("fine", functools.partial(_answer, answer="b"))
+    run = asyncio.create_task(Flujo(step).run_async("go"))
+    beside = await Flujo(Step.parallel("both", {"a": step, "b": fine})).run_async("go")
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+    both = beside.step_history[0]
+    assert (beside.status, [result.success for result in both.step_history]) == ("failed", [False, True])
+    assert both.step_history[0].feedback == "cancelled by its own code"
+
+
+async def test_items_that_a_cancelled_task_left_behind_are_told_of() -> None:
+    """Every item of a map has a result, also if the task that should have worked on it has ended."""
+    step = Step.map_over("all", Step("ask", _cancels_its_task), max_concurrency=1)
+
+    result = await Flujo(step).run_async(["a", "b"])
+
+    assert [item.feedback for item in result.step_history[0].step_history] == [
+        "cancelled by its own code",
+        "not started: another was cancelled",
+    ]
+
+
 async def _answer(data: Any, answer: str) -> str:
     return answer
 

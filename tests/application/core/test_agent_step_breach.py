@@ -9,6 +9,7 @@ import pytest
 
 from flujo import (
     AgentProcessors,
+    ConfigurationError,
     Flujo,
     PipelineContext,
     PreStepPayload,
@@ -340,6 +341,14 @@ async def test_a_cancelled_run_that_is_being_cut_short_is_cancelled() -> None:
         await run
 
     assert ended == ["ended"]
+
+
+def test_limits_have_to_be_limits() -> None:
+    """A dict would limit nothing, so it is refused when the step is declared."""
+    wrong: Any = {"total_cost_usd_limit": 1}
+
+    with pytest.raises(ConfigurationError, match=r"step 'ask': usage_limits is .* give UsageLimits"):
+        Step("ask", StubAgent([]), usage_limits=wrong)
 
 
 async def test_two_thousand_calls_in_flight_are_cut_short_at_once() -> None:
