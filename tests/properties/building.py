@@ -10,9 +10,11 @@ from pydantic import Field
 
 from flujo import (
     BaseStep,
+    BaseValidator,
     BranchFailureStrategy,
     MergeStrategy,
     NonRetryableError,
+    PausedException,
     Pipeline,
     PipelineContext,
     PipelineResult,
@@ -20,6 +22,7 @@ from flujo import (
     Step,
     StepResult,
     UsageLimits,
+    ValidationResult,
 )
 from flujo.domain.pipeline import SubPipelineStep
 from tests.properties.programs import (
@@ -39,6 +42,7 @@ from tests.properties.programs import (
     Seq,
     Sub,
     answer,
+    question,
     reply,
     weigh,
 )
@@ -95,6 +99,15 @@ class _ScriptedError(Exception):
         self.token_counts = agent.tokens
 
 
+class _Question(PausedException):
+    """A question that costs what an answer does."""
+
+    def __init__(self, agent: Agent, seen: Any) -> None:
+        super().__init__(question(agent, seen))
+        self.cost_usd = agent.cost
+        self.token_counts = agent.tokens
+
+
 class _FatalError(_ScriptedError, NonRetryableError):
     """The same, and not to be retried."""
 
@@ -102,17 +115,25 @@ class _FatalError(_ScriptedError, NonRetryableError):
 class _Script:
     """What all styles of agents do."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, *, people: bool) -> None:
         self.agent = agent
+        self._people = people
 
-    async def wait(self) -> None:
-        """Wait for one's turn, as often as the script says."""
+    def begin(self, feedback: str | None) -> bool:
+        """Begin a call and return whether it is to fail; it gets feedback if the attempt before it was refused."""
+        world = WORLD.get()
+        expects = world.is_retry(self.agent) and world.ending(self.agent) == "is refused"
+        assert (feedback is not None) == expects, f"{self.agent.name} got the feedback {feedback!r}"
+        return world.begin(self.agent)
+
+    async def wait(self, taken: int = 0) -> None:
+        """Wait for one's turn, as often as the script says; `taken` tokens were charged before."""
         world = WORLD.get()
         try:
             for _ in range(self.agent.waits):
                 await world.turnstile.wait()
         except asyncio.CancelledError:
-            world.cut(self.agent)
+            world.cut(self.agent, taken)
             raise
 
     def end(self, data: Any, context: Any, *, fails: bool, taken: int = 0) -> _Priced:
@@ -122,25 +143,27 @@ class _Script:
         WORLD.get().charge(agent, seen, agent.charge(fails=fails), agent.tokens + taken)
         if fails:
             raise _FatalError(agent) if agent.is_fatal else _ScriptedError(agent)
-        output = answer(agent, seen)
+        if agent.asks and self._people:
+            raise _Question(agent, seen)
+        output = reply(question(agent, seen)) if agent.asks else answer(agent, seen)
         if agent.shape == "check":
             output = RefinementCheck.model_validate(output)
         return _Priced(output, agent.cost, agent.tokens)
 
-    async def ask(self, data: Any, context: Any) -> Any:
+    async def ask(self, data: Any, context: Any = None, feedback: str | None = None) -> Any:
         """Answer at once."""
-        fails = WORLD.get().begin(self.agent)
+        fails = self.begin(feedback)
         await self.wait()
         return self.end(data, context, fails=fails)
 
-    async def chunks(self, data: Any, context: Any) -> AsyncIterator[Any]:
+    async def chunks(self, data: Any, context: Any = None, feedback: str | None = None) -> AsyncIterator[Any]:
         """Answer in chunks, the first of which brings tokens already where nothing but a stream can be asked."""
-        agent = self.agent
-        fails = WORLD.get().begin(agent)
-        if agent.streams and fails:
-            yield _Priced("too", 0.0, agent.tokens)
-        await self.wait()
-        whole = self.end(data, context, fails=fails, taken=agent.tokens if agent.streams and fails else 0)
+        agent, fails = self.agent, self.begin(feedback)
+        taken = agent.tokens if agent.streams and fails else 0
+        if taken:
+            yield _Priced("too", 0.0, taken)
+        await self.wait(taken)
+        whole = self.end(data, context, fails=fails, taken=taken)
         text = str(whole.output)
         yield text[:2]
         yield _Priced(text[2:], whole.cost_usd, whole.token_counts)
@@ -148,22 +171,22 @@ class _Script:
 
 class _Runner(_Script):
     async def run(self, data: Any) -> Any:
-        return await self.ask(data, None)
+        return await self.ask(data)
 
 
 class _ContextRunner(_Script):
-    async def run(self, data: Any, *, context: Any) -> Any:
-        return await self.ask(data, context)
+    async def run(self, data: Any, *, context: Any, feedback: str | None = None) -> Any:
+        return await self.ask(data, context, feedback)
 
 
 class _Streamer(_Script):
     def stream(self, data: Any) -> AsyncIterator[Any]:
-        return self.chunks(data, None)
+        return self.chunks(data)
 
 
 class _ContextStreamer(_Script):
-    def stream(self, data: Any, *, context: Any) -> AsyncIterator[Any]:
-        return self.chunks(data, context)
+    def stream(self, data: Any, *, context: Any, feedback: str | None = None) -> AsyncIterator[Any]:
+        return self.chunks(data, context, feedback)
 
 
 class _Both(_Runner, _Streamer):
@@ -174,30 +197,42 @@ class _ContextBoth(_ContextRunner, _ContextStreamer):
     pass
 
 
-def agent_of(script: Agent) -> Any:
-    """Return an agent that follows a script; it asks for the context only if it does something to it."""
-    uses_context = bool(script.effects)
+def agent_of(script: Agent, *, people: bool) -> Any:
+    """Return an agent that follows a script; it asks for context and feedback only if it has a use for them."""
+    asks_for_more = bool(script.effects or script.refusals)
     match script.style:
         case "coroutine":
-            return (_ContextRunner if uses_context else _Runner)(script).run
+            return (_ContextRunner if asks_for_more else _Runner)(script, people=people).run
         case "object":
-            return (_ContextRunner if uses_context else _Runner)(script)
+            return (_ContextRunner if asks_for_more else _Runner)(script, people=people)
         case "stream":
-            return (_ContextStreamer if uses_context else _Streamer)(script)
+            return (_ContextStreamer if asks_for_more else _Streamer)(script, people=people)
         case "both":
-            return (_ContextBoth if uses_context else _Both)(script)
+            return (_ContextBoth if asks_for_more else _Both)(script, people=people)
         case "function":
-            return _function(_Script(script), uses_context=uses_context)
+            return _function(_Script(script, people=people), asks_for_more=asks_for_more)
 
 
-def _function(script: _Script, *, uses_context: bool) -> Any:
+def _function(script: _Script, *, asks_for_more: bool) -> Any:
     def ask(data: Any) -> Any:
-        return script.end(data, None, fails=WORLD.get().begin(script.agent))
+        return script.end(data, None, fails=script.begin(None))
 
-    def ask_with_context(data: Any, context: Any) -> Any:
-        return script.end(data, context, fails=WORLD.get().begin(script.agent))
+    def ask_for_more(data: Any, context: Any, feedback: str | None = None) -> Any:
+        return script.end(data, context, fails=script.begin(feedback))
 
-    return ask_with_context if uses_context else ask
+    return ask_for_more if asks_for_more else ask
+
+
+class _Judge(BaseValidator):
+    """Refuses as many answers as the script says."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__("judge")
+        self._agent = agent
+
+    async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
+        is_refused = WORLD.get().ending(self._agent) == "is refused"
+        return ValidationResult(is_valid=not is_refused, feedback="try again" if is_refused else None)
 
 
 def affect(context: Any, effects: tuple[Effect, ...], value: int) -> None:
@@ -251,7 +286,9 @@ class _Builder:
                 return Step.parallel(node.name, self._named(node.branches), **self._fanout(node.name, node.fanout))
             case Router():
                 branches, options = self._named(node.branches), self._fanout(node.name, node.fanout)
-                return Step.dynamic_parallel_branch(node.name, agent_of(node.agent), branches, **options)
+                return Step.dynamic_parallel_branch(
+                    node.name, agent_of(node.agent, people=self._people), branches, **options
+                )
             case Map():
                 options = self._fanout(node.name, node.fanout)
                 del options["context_include_keys"], options["field_mapping"]
@@ -274,7 +311,14 @@ class _Builder:
     def _agent(self, node: Agent) -> AnyStep:
         updates = node.shape in ("update", "misfit", "stranger")
         limits = self._limits.get(node.name)
-        return Step(node.name, agent_of(node), max_retries=node.retries, updates_context=updates, usage_limits=limits)
+        return Step(
+            node.name,
+            agent_of(node, people=self._people),
+            max_retries=node.retries,
+            validators=[_Judge(node)] if node.refusals else [],
+            updates_context=updates,
+            usage_limits=limits,
+        )
 
     def _human(self, node: Human) -> AnyStep:
         if self._people:

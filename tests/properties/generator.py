@@ -96,11 +96,13 @@ class _Author:
         count = self._number(least, 4)
         return Seq(self._name("seq"), tuple(self.node(depth) for _ in range(count)))
 
-    def _human(self) -> Human | Seq:
-        """Draw a question; one that is made of the step's input follows on an agent that gives a number."""
+    def _human(self) -> Agent | Human | Seq:
+        """Draw a question: of an agent, with a message, or with its input, which then is the number of an agent."""
         if self._flag():
             return Human(self._name("human"), f"what now, {self._named}?")
         number = self._agent(self._name("agent"), retries=1)
+        if self._flag():
+            return replace(number, refusals=0, asks=True, style=self._one_of("coroutine", "object", "function"))
         return Seq(self._name("seq"), (number, Human(self._name("human"))))
 
     def _leaf(self) -> Agent | Human | Seq:
@@ -122,6 +124,7 @@ class _Author:
             retries=retries,
             failures=self._number(1, retries + self._fails(2)) if fails and retries else int(fails and self._fails(2)),
             is_fatal=fails and self._fails(5),
+            refusals=self._number(1, max(retries, 1)) if self._fails(4) else 0,
             cost=self._one_of(*COSTS),
             tokens=self._number(0, 9),
             failure_cost=Decimal(str(self._one_of(*COSTS))) if fails else Decimal(0),
@@ -139,7 +142,7 @@ class _Author:
         name = self._name("router")
         picks = ((names[0],), names, (), tuple(reversed(names)), *([("nobody",)] if self._fails(3) else []))
         chosen = tuple(self._one_of(*picks) for _ in range(self._number(1, 2)))
-        agent = replace(self._agent(f"{name} router", retries=1), shape="route", picks=chosen)
+        agent = replace(self._agent(f"{name} router", retries=1), refusals=0, shape="route", picks=chosen)
         return Router(name, agent, branches, self._fanout(names))
 
     def _branches(self, depth: int) -> tuple[tuple[str, Node], ...]:

@@ -32,6 +32,7 @@ from tests.properties.programs import (
     Sub,
     answer,
     children,
+    question,
     reply,
     weigh,
 )
@@ -175,19 +176,19 @@ class Model:
                 return self._rescue(node, data, context)
 
     def _agent(self, node: Agent, data: Any, context: Context) -> Trace:
-        cost, tokens, attempts = Fraction(0), 0, 0
-        for attempt in range(node.failed_attempts + (not node.fails)):
-            fails = node.fails or attempt < node.failures
+        cost, tokens = Fraction(0), 0
+        for ending in node.endings:
+            fails = ending == "raises"
             charge = node.charge(fails=fails)
             taken = node.tokens * 2 if fails and node.streams else node.tokens
             self.calls.append(Call(node.name, weigh(data), charge, taken))
-            cost, tokens, attempts = cost + charge, tokens + taken, attempts + 1
+            cost, tokens = cost + charge, tokens + taken
             affect(context, node.effects, weigh(data) % 5)
-        result = Trace(node.name, "failed", None, attempts, cost, tokens)
-        if node.fails:
+        result = Trace(node.name, "failed", None, len(node.endings), cost, tokens)
+        if node.endings[-1] == "raises":
             return result
-        result.output = answer(node, data)
-        if node.shape in ("misfit", "stranger"):
+        result.output = reply(question(node, data)) if node.asks else answer(node, data)
+        if node.endings[-1] == "is refused" or node.shape in ("misfit", "stranger"):
             return result
         if node.shape == "update":
             context.update(copy.deepcopy(result.output))
@@ -380,7 +381,7 @@ def affect(context: Context, effects: Iterable[Effect], value: int) -> None:
 def _sees_context(node: Node) -> bool:
     """Tell whether a result may depend on the context: agents that never touch it do not, nor what is made of them."""
     if isinstance(node, Agent):
-        return bool(node.effects) or node.shape in ("update", "misfit", "stranger")
+        return node.sees_context
     return not isinstance(node, Seq | Rescue) or any(map(_sees_context, children(node)))
 
 

@@ -28,6 +28,9 @@ Effect = Literal[
 ]  # fmt: skip
 """What the agent does to the context it is handed, in every attempt: `put` is in the tally, `jot` in the scratchpad."""
 
+Ending = Literal["raises", "is refused", "is accepted"]
+"""How an attempt ends."""
+
 Merge = Literal[
     "no_merge", "overwrite", "keep_first", "merge_scratchpad", "context_update", "error_on_conflict", "custom"
 ]  # fmt: skip
@@ -54,8 +57,10 @@ class Agent(_Brief):
     """A step with an agent that fails so many times and then answers.
 
     Attributes:
-        failures: Failed attempts before the answer; more than `retries` fail the step.
-        is_fatal: The failures are not to be retried.
+        failures: Attempts that raise before there is an answer.
+        is_fatal: What is raised is not to be retried.
+        refusals: Answers after that which a validator refuses; more of both than `retries` fail the step.
+        asks: Instead of its answer, the agent raises a question for a person.
         cost: What each answer costs.
         tokens: What each answer takes.
         failure_cost: What each failure costs.
@@ -68,6 +73,8 @@ class Agent(_Brief):
     retries: int = 0
     failures: int = 0
     is_fatal: bool = False
+    refusals: int = 0
+    asks: bool = False
     cost: Decimal | float = Decimal(0)
     tokens: int = 0
     failure_cost: Decimal = Decimal(0)
@@ -79,14 +86,22 @@ class Agent(_Brief):
     picks: tuple[tuple[str, ...], ...] = ()
 
     @property
-    def failed_attempts(self) -> int:
-        """How many attempts of one execution fail."""
-        return min(self.failures, 1) if self.is_fatal else min(self.failures, self.retries + 1)
+    def endings(self) -> tuple[Ending, ...]:
+        """How the attempts of one execution end, in order."""
+        if self.is_fatal and self.failures:
+            return ("raises",)
+        attempts = range(self.retries + 1)
+        before_refusals, before_answer = self.failures, self.failures + self.refusals
+        return (
+            *("raises" for _ in attempts[:before_refusals]),
+            *("is refused" for _ in attempts[before_refusals:before_answer]),
+            *("is accepted" for _ in attempts[before_answer : before_answer + 1]),
+        )
 
     @property
-    def fails(self) -> bool:
-        """Whether the agent never gets to answer."""
-        return self.failures > self.retries or (self.is_fatal and self.failures > 0)
+    def sees_context(self) -> bool:
+        """Whether the context may make a difference."""
+        return bool(self.effects or self.refusals) or self.shape in ("update", "misfit", "stranger")
 
     def charge(self, *, fails: bool) -> Fraction:
         """Return what one attempt costs, exactly; a float is the decimal it prints as."""
@@ -304,6 +319,11 @@ def answer(agent: Agent, seen: object) -> Any:
         case "route":
             picked = agent.picks[weight % len(agent.picks)]
             return picked[0] if len(picked) == 1 else list(picked)
+
+
+def question(agent: Agent, seen: object) -> str:
+    """Return what an agent asks a person."""
+    return f"{agent.name} asks {weigh(seen)}"
 
 
 def reply(message: str) -> int:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from tests.properties.model import Call
-from tests.properties.programs import Agent, weigh
+from tests.properties.programs import Agent, Ending, weigh
 
 _QUIET_ROUNDS = 12
 """Rounds of the event loop without news after which nothing moves any more: more than any wake-up takes."""
@@ -95,25 +95,32 @@ class World:
     )
 
     def begin(self, agent: Agent) -> bool:
-        """Note that a call begins, and return whether it is to fail.
+        """Note that a call begins, and return whether it is to raise."""
+        self.events.append(Event("begin", agent.name, PATH.get()))
+        self._made[agent.name, asyncio.current_task()] += 1
+        return self.ending(agent) == "raises"
+
+    def ending(self, agent: Agent) -> Ending | None:
+        """Return how the newest attempt at an agent is to end in the current task, or `None` if there was none.
 
         Attempts are counted by task: one execution of a step stays within one task, and where two of them share it,
         one comes after the other.
         """
-        self.events.append(Event("begin", agent.name, PATH.get()))
-        key = agent.name, asyncio.current_task()
-        attempt = self._made[key] % (agent.failures + 1)
-        self._made[key] += 1
-        return agent.fails or attempt < agent.failures
+        made = self._made[agent.name, asyncio.current_task()]
+        return agent.endings[(made - 1) % len(agent.endings)] if made else None
+
+    def is_retry(self, agent: Agent) -> bool:
+        """Tell whether the next attempt at an agent in the current task is not the first of its execution."""
+        return self._made[agent.name, asyncio.current_task()] % len(agent.endings) != 0
 
     def charge(self, agent: Agent, seen: Any, cost: Fraction, tokens: int) -> None:
         """Note that a call ends and what it costs."""
         self.events.append(Event("charge", agent.name, PATH.get(), cost, tokens))
         self.calls[Call(agent.name, weigh(seen), cost, tokens)] += 1
 
-    def cut(self, agent: Agent) -> None:
-        """Note that a call was cancelled while it waited."""
-        self.events.append(Event("cut", agent.name, PATH.get()))
+    def cut(self, agent: Agent, tokens: int) -> None:
+        """Note that a call was cancelled while it waited, and the tokens that it had taken by then."""
+        self.events.append(Event("cut", agent.name, PATH.get(), tokens=tokens))
 
     @property
     def spent(self) -> tuple[Fraction, int]:
