@@ -14,6 +14,7 @@ from flujo import (
     MissingAgentError,
     PipelineContext,
     Step,
+    TypeMismatchError,
     UsageLimits,
     validator,
 )
@@ -288,6 +289,14 @@ async def test_an_agent_gets_by_keyword_what_it_asks_for(
 
     assert result.success
     assert given == _GIVEN[0]
+
+
+async def test_an_agent_that_asks_for_another_context_is_refused_before_the_run() -> None:
+    """The annotation of `context` has to fit the context model of the run."""
+    agent = Step("ask", _asks_for_context)
+
+    with pytest.raises(TypeMismatchError, match="context of step 'ask'"):
+        await Flujo(agent, context_model=PipelineContext).run_async("hi")
 
 
 async def test_an_agent_that_runs_and_streams_is_asked_in_the_way_that_is_listened_to() -> None:

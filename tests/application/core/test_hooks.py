@@ -126,6 +126,25 @@ async def test_a_pause_is_told_and_so_is_what_follows_the_answer() -> None:
     assert listener.story[len(first) :] == ["start go", "> ask at 0", "< ask at 0", "end completed"]
 
 
+async def test_steps_around_a_waiting_one_are_told_that_it_waits() -> None:
+    """Every step that was told to start is told to end: the waiting one first, then those around it."""
+    loop = Step.loop_until("loop", Step.human_in_the_loop("ask", "really?"), lambda output, context: True)
+
+    listener = await _hear(Step.parallel("both", {"a": loop}))
+
+    assert [line.split(" at ")[0] for line in listener.story] == [
+        "start go",
+        "> both",
+        "> loop",
+        "> ask",
+        "? ask",
+        "? loop",
+        "? both",
+        "end paused",
+    ]
+    assert {payload.message for payload in listener.heard if isinstance(payload, OnPausePayload)} == {"really?"}
+
+
 async def test_a_breach_is_told_as_the_end_of_the_run() -> None:
     """The hooks hear of the breaching step and get the stopped result, before the error is raised."""
     listener = _Listener()
