@@ -12,6 +12,7 @@ from flujo import Flujo, OnStepFailurePayload, Step, UsageLimitExceededError, Us
 from flujo.application.core.agent_call import within_deadline
 from flujo.application.core.frame import RunControl
 from flujo.domain.results import PipelineResult
+from flujo.testing import ManualClock
 from tests.application.core.agent_answers import Paid, PaidError
 
 _SOON_S = 0.001
@@ -271,6 +272,44 @@ async def test_a_step_that_was_cut_short_is_not_cancelled_any_more() -> None:
 
 def _itself(data: str, context: Any) -> str:
     return data
+
+
+@pytest.mark.parametrize("turns", range(7))
+async def test_a_timeout_that_comes_with_a_breach_is_told_apart(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever comes first, the call ends once, is not tried again, and leaves no cancellation behind."""
+    loop, clock = asyncio.get_running_loop(), ManualClock()
+    monkeypatch.setattr(loop, "time", clock.monotonic)
+    began, calls = asyncio.Event(), list[str]()
+    left: list[int] = []
+
+    async def hang(data: str) -> Any:
+        calls.append(data)
+        began.set()
+        await _never(data)
+
+    def let_time_pass(turns: int) -> None:
+        if turns == 0:
+            clock.advance(61)
+        else:
+            loop.call_soon(let_time_pass, turns - 1)
+
+    async def spend(data: str) -> Any:
+        await began.wait()
+        let_time_pass(turns)
+        return Paid("spent", 2)
+
+    async def told(payload: OnStepFailurePayload) -> None:
+        task = asyncio.current_task()
+        left.append(-1 if task is None else task.cancelling())
+
+    branches = {"hang": Step("hang", hang, timeout_s=60, max_retries=5), "spend": Step("spend", spend)}
+    limits = UsageLimits(total_cost_usd_limit=1)
+    with pytest.raises(UsageLimitExceededError) as raised:
+        await Flujo(Step.parallel("both", branches), usage_limits=limits, hooks=[told]).run_async("go")
+
+    hung, spent = raised.value.result.step_history[0].step_history
+    assert (hung.status, hung.attempts, spent.status) == ("stopped", 1, "completed")
+    assert (calls, set(left)) == (["go"], {0})
 
 
 async def test_no_task_is_left_behind() -> None:
