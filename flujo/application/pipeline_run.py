@@ -70,7 +70,7 @@ class PipelineRun(Coroutine[Any, Any, PipelineResult[OutT]]):
         run = asyncio.create_task(self._start(chunks.put))  # this task and the next are ended below, whatever happens
         coming = asyncio.create_task(chunks.get())
         try:
-            while coming.done() or not run.done() or not chunks.empty():
+            while not run.done() or not chunks.empty():
                 await asyncio.wait([coming, run], return_when=asyncio.FIRST_COMPLETED)
                 if coming.done():
                     yield coming.result()

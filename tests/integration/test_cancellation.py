@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, PipelineResult, PostRunPayload, PreRunPayload, Step, UsageLimits
+from flujo import Flujo, HookPayload, PipelineResult, PostRunPayload, PreRunPayload, Step, UsageLimits
 from tests.integration.every_kind import Account, every_kind, next_turn
 from tests.integration.paid import leaves
 
@@ -149,6 +149,31 @@ async def test_a_cancelled_run_says_where_it_stood(
         "flujo run r1 was cancelled in step 'both', after 1 finished step and $0.02 spent; "
         "calls in flight: 'block' at 1/branch:a/0, 'block too' at 1/branch:b/1"
     ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "where"),
+    [
+        (PreRunPayload, "before its first step, after 0 finished steps and $0 spent"),
+        (PostRunPayload, "after its last step, after 1 finished step and $0.01 spent"),
+    ],
+)
+async def test_a_run_cancelled_in_a_hook_says_so_too(wanted: type[HookPayload], where: str) -> None:
+    """Before the first step and after the last one a cancellation says where the run stood as well."""
+    reached = asyncio.Event()
+
+    async def block(payload: HookPayload) -> None:
+        if isinstance(payload, wanted):
+            reached.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(_await(Flujo(Account().step("only"), hooks=[block])))
+    await reached.wait()
+
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert _notes(task) == [f"flujo run r1 was cancelled {where}; calls in flight: none"]
 
 
 async def test_hooks_hear_of_a_cancelled_run() -> None:
