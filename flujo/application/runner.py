@@ -214,7 +214,7 @@ class Flujo(Generic[InT, OutT]):
         Args:
             context_model: Replaces the context model, if given.
             initial_context_data: Fields over those of this runner.
-            usage_limits: Replaces the limits, if given.
+            usage_limits: Each limit that is set in it replaces that one of this runner; the others stay.
             hooks: Told what happens after the hooks of this runner.
         """
         return Flujo(
@@ -222,7 +222,7 @@ class Flujo(Generic[InT, OutT]):
             context_model=context_model or self.context_model,
             initial_context_data={**self._initial_context_data, **(initial_context_data or {})},
             resources=self._resources,
-            usage_limits=usage_limits or self._usage_limits,
+            usage_limits=_over(self._usage_limits, usage_limits),
             hooks=(*self._hooks, *hooks),
             cache_backend=self._cache_backend,
             pipeline_name=self.pipeline_name,
@@ -346,6 +346,13 @@ class Flujo(Generic[InT, OutT]):
     def _new_context(self, data: Any, inherited: BaseModel | None) -> BaseModel:
         """Make the context of this runner where it is a step of another one."""
         return inherit_context(self.context_model, data, inherited, self._initial_context_data)
+
+
+def _over(limits: UsageLimits | None, later: UsageLimits | None) -> UsageLimits | None:
+    """Return limits with those that are set in others in their place."""
+    if limits is None or later is None:
+        return later or limits
+    return limits.model_copy(update={name: getattr(later, name) for name in later.model_fields_set})
 
 
 def _refuse_running_loop(method: str, instead: str) -> None:
