@@ -67,7 +67,6 @@ def _digest(value: object, place: str, depth: int) -> bytes:
     kind = type(value)
     made = hashlib.blake2b(f"{kind.__module__}.{kind.__qualname__}:".encode(), digest_size=16)
     for part in _parts(value, place, depth + 1):
-        made.update(len(part).to_bytes(8, "big"))
         made.update(part)
     return made.digest()
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flujo import Flujo, InMemoryCache, PipelineContext, Step, UsageLimits
+from flujo import AgentProcessors, Flujo, InMemoryCache, PipelineContext, Step, UsageLimits
 from flujo.testing import FailingCache, ManualClock, StubAgent, override_agent
 from tests.steps.workflows import CENT, Notes, Paid, PaidError, failing, paid, plain
 
@@ -182,26 +182,50 @@ def test_a_hit_changes_the_context_as_the_step_did() -> None:
 
     async def write(data: str, *, context: Notes) -> str:
         context.tags.append(data)
+        context.table["all"] = [data]
         return data
 
     flujo = Flujo(Step.cached(Step("write", write)), context_model=Notes)
 
-    contexts = [flujo.run("x", run_id=run_id).final_pipeline_context for run_id in ("one", "two", "three")]
-
-    for context, run_id in zip(contexts, ("one", "two", "three"), strict=True):
+    for run_id in ("one", "two", "three"):
+        context = flujo.run("x", run_id=run_id).final_pipeline_context
         assert isinstance(context, Notes)
-        assert (context.tags, context.run_id) == (["x"], run_id)
+        assert (context.tags, context.table, context.run_id) == (["x"], {"all": ["x"]}, run_id)
         context.tags.append("mine")
+        context.table["all"].append("mine")
+
+
+def _seven(data: Any) -> dict[str, int]:
+    return {"count": 7}
 
 
 def test_an_updating_step_updates_on_a_hit() -> None:
     """`updates_context` has its effect whether the result is new or stored."""
-    agent = StubAgent([{"count": 7}])
-    flujo = Flujo(Step.cached(Step("call", agent, updates_context=True)), context_model=Notes)
+    step = Step("call", _seven, updates_context=True)  # it does not ask for the context
+    flujo = Flujo(Step.cached(step), context_model=Notes)
 
     counts = [getattr(flujo.run("x").final_pipeline_context, "count", None) for _ in range(2)]
 
     assert counts == [7, 7]
+
+
+class ByCount:
+    """Adds the context's count to what an agent gets or gives."""
+
+    async def process(self, data: Any, context: Any) -> Any:
+        return f"{data} {context.count}"
+
+
+@pytest.mark.parametrize(
+    "processors", [AgentProcessors(prompt_processors=[ByCount()]), AgentProcessors(output_processors=[ByCount()])]
+)
+def test_what_stands_around_an_agent_may_read_the_context(processors: AgentProcessors) -> None:
+    """A step whose processors see the context has it in its key, though its agent does not ask for it."""
+    flujo = Flujo(Step.cached(Step("call", str, processors=processors)), context_model=Notes)
+
+    outputs = [flujo.run("x", initial_context_data={"count": count}).output for count in (1, 2, 1)]
+
+    assert outputs == ["x 1", "x 2", "x 1"]
 
 
 def test_what_the_caller_does_to_a_result_does_not_change_the_cache() -> None:

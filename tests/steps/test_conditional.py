@@ -174,6 +174,20 @@ async def test_a_branch_streams_what_the_step_streams() -> None:
     assert items[-1].output == "ab"
 
 
+async def test_a_mapped_output_is_not_streamed() -> None:
+    """Chunks would not be what the step gives in the end."""
+
+    async def talk(data: str) -> Any:
+        yield data
+
+    branch: Any = Step("talk", talk)
+    step = Step.branch_on("route", _itself, {"ab": branch}, branch_output_mapper=lambda output, key, context: "mapped")
+
+    items = [item async for item in Flujo(step).run_async("ab")]
+
+    assert [item.output for item in items] == ["mapped"]
+
+
 def test_a_limit_on_the_step_counts_its_branch() -> None:
     """The branch that breaks the limit is in the history."""
     limits = UsageLimits(total_cost_usd_limit=0.01)

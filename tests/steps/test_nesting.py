@@ -7,7 +7,7 @@ import pytest
 from flujo import Flujo, Step, UsageLimitExceededError, UsageLimits
 from flujo.testing import StubAgent
 from tests.steps.nesting import AROUND
-from tests.steps.workflows import CENT, Paid, assert_adds_up, leaves, paid
+from tests.steps.workflows import CENT, Paid, assert_adds_up, failing, leaves, paid, plain
 
 EVERY_PAIR = pytest.mark.parametrize(("outer", "inner"), [(outer, inner) for outer in AROUND for inner in AROUND])
 
@@ -53,6 +53,23 @@ def test_an_answer_is_remembered_in_every_kind(outer: str, inner: str) -> None:
     answers = [interaction.human_response for interaction in context.hitl_history]
     assert answers == ([] if "wall" in (outer, inner) else ["yes"])
     assert "status" not in context.scratchpad
+
+
+@EVERY_PAIR
+def test_a_run_resumed_twice_starts_from_the_same_data(outer: str, inner: str) -> None:
+    """A step that changes its input in place after the answer does not change the input in the paused run."""
+
+    def change(data: list[str]) -> list[str]:
+        data.append("changed")
+        return data
+
+    waits_and_fails = Step.human_in_the_loop("ask", "?") >> failing("after")
+    flujo = Flujo(AROUND[outer](AROUND[inner](waits_and_fails.fallback(plain("change", change)))))
+    paused = flujo.run(["kept"])
+
+    outputs = [flujo.resume(paused, "yes").output for _ in range(2)]
+
+    assert outputs == [["kept", "changed"]] * 2
 
 
 @EVERY_PAIR

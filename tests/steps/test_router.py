@@ -112,5 +112,7 @@ def test_a_router_that_breaks_the_limit_starts_no_branch() -> None:
     """The router's answer is in the history, and no branch is paid for."""
     with pytest.raises(UsageLimitExceededError) as error:
         Flujo(_route(Paid(["a", "b"]), usage_limits=UsageLimits(total_tokens_limit=5))).run("x")
+    result = error.value.result
 
-    assert error.value.result.total_cost == CENT
+    assert result.total_cost == CENT
+    assert "executed_branches" not in result.step_history[0].metadata_

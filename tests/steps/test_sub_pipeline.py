@@ -74,6 +74,7 @@ def test_fields_flow_in_and_back() -> None:
     async def add(data: Any, *, context: Notes) -> int:
         context.count += 1
         context.tags.append("inner")
+        context.table["list"] = ["inner"]
         return context.count
 
     flujo = Flujo(
@@ -85,9 +86,20 @@ def test_fields_flow_in_and_back() -> None:
 
     assert inner.output == 6
     assert isinstance(result.output, Notes)
-    assert (result.output.count, result.output.tags, result.output.table) == (6, ["inner"], {"k": 1})
-    assert inner.final_pipeline_context is not result.final_pipeline_context
-    assert inner.final_pipeline_context.tags is not getattr(result.final_pipeline_context, "tags", None)
+    assert (result.output.count, result.output.tags, result.output.table) == (6, ["inner"], {"k": 1, "list": ["inner"]})
+    assert isinstance(result.final_pipeline_context, Notes)
+    assert inner.final_pipeline_context.table["list"] is not result.final_pipeline_context.table["list"]
+
+
+def test_the_runs_own_fields_do_not_flow_back() -> None:
+    """No inner step changes the outer run's identity or prompt."""
+    inner = setting("set", run_id="other", initial_prompt="other", count=1)
+
+    result = Flujo(Pipeline.from_step(inner).as_step("sub"), context_model=Notes).run("ask", run_id="mine")
+    final = result.final_pipeline_context
+
+    assert isinstance(final, Notes)
+    assert (final.run_id, final.initial_prompt, final.count) == ("mine", "ask", 1)
 
 
 def test_a_wall_holds_in_both_directions() -> None:

@@ -99,6 +99,28 @@ def test_waiting_branches_let_the_others_end_first() -> None:
     assert_adds_up(result)
 
 
+async def test_questions_are_in_order_of_declaration_whatever_comes_up_first() -> None:
+    """Of branches in branches too, though the last one asks first."""
+    asked = [asyncio.Event() for _ in range(5)]
+    asked[4].set()
+
+    def ask_after_the_next(position: int) -> Step[Any, Any]:
+        async def ask(data: Any) -> Any:
+            await asked[position + 1].wait()
+            asked[position].set()
+            raise PausedException(str(position))
+
+        return Step(f"ask {position}", ask)
+
+    inner = [Step.map_over("m", Step("ask", ask_after_the_next(i).agent)) for i in range(4)]
+    pairs = [Step.parallel("pair", {"z": inner[i], "a": inner[i + 1]}) for i in (0, 2)]
+    step = Step.parallel("p", {"second": pairs[0], "first": pairs[1]})
+
+    paused = await Flujo(step).run_async(["x"])
+
+    assert [waiting.message for waiting in paused.waiting] == ["0", "1", "2", "3"]
+
+
 def test_with_several_questions_the_answer_says_which() -> None:
     """Without a path there must be exactly one; a path where nobody waits is rejected."""
     flujo = Flujo(Step.map_over("m", ASK))
@@ -279,6 +301,22 @@ def test_what_a_step_does_to_its_input_does_not_reach_the_paused_run() -> None:
 
     assert outputs == [["kept", "first"], ["kept", "second"]]
     assert paused.step_history[0].step_history[0].output == ["kept"]
+
+
+def test_a_sub_pipeline_resumed_twice_starts_from_the_same_context() -> None:
+    """What the steps after the answer write does not reach the paused run, whose context is behind a wall."""
+
+    async def write(data: str, *, context: Notes) -> list[str]:
+        context.tags.append(data)
+        return list(context.tags)
+
+    inner = Step("write", write) >> plain("first", lambda tags: tags[0]) >> ASK >> Step("write again", write)
+    step = inner.as_step("sub", inherit_context=False) >> plain("unpack", lambda result: result.output)
+    flujo = Flujo(step, context_model=Notes)
+
+    paused = flujo.run("x")
+
+    assert [flujo.resume(paused, answer).output for answer in ("one", "two")] == [["x", "one"], ["x", "two"]]
 
 
 def test_limits_count_over_a_pause() -> None:

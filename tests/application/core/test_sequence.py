@@ -83,8 +83,20 @@ def test_a_limit_that_is_met_is_not_passed() -> None:
     with pytest.raises(UsageLimitExceededError) as error:
         Flujo(_inside(paid("one") >> paid("two") >> paid("three") >> paid("four")), usage_limits=limits).run("x")
 
+    broken = error.value.result.step_history[0].step_history[0]
+
     assert exact.total_cost == 2 * CENT
+    assert (broken.status, [child.name for child in broken.step_history]) == ("stopped", ["one", "two", "three"])
     assert error.value.result.total_cost == 3 * CENT
+
+
+def test_a_sequence_whose_last_step_breaks_the_limit_has_completed() -> None:
+    """Nothing of it was left undone; the run stops after it."""
+    with pytest.raises(UsageLimitExceededError) as error:
+        Flujo(_inside(paid("one") >> paid("two")), usage_limits=UsageLimits(total_cost_usd_limit=0.01)).run("x")
+    sequence = error.value.result.step_history[0].step_history[0]
+
+    assert (sequence.status, sequence.output) == ("completed", "x")
 
 
 async def test_only_the_last_step_hands_out_chunks() -> None:
