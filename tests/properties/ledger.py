@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from flujo import PreStepPayload, StepPath, UsageLimits
 from tests.properties.model import Trace, every
+from tests.properties.programs import Node, Router, Seq, walk
 from tests.properties.world import PATH, Event
 
 _EXACT = Context(prec=300, traps=[Inexact])
@@ -55,10 +56,24 @@ def _is_passed(limits: UsageLimits, cost: Fraction, tokens: int) -> bool:
     return (most is not None and cost > Fraction(most)) or (most_tokens is not None and tokens > most_tokens)
 
 
-def dearest(traces: list[Trace]) -> dict[str, tuple[Fraction, int]]:
-    """Return by step name the most that one execution of the step spent, in dollars and in tokens."""
+def dearest(root: Node, traces: list[Trace]) -> dict[str, tuple[Fraction, int]]:
+    """Return by name, for the steps that may have limits, the most that one execution spent: dollars and tokens.
+
+    The agent of a router has no limits of its own, and of a pipeline of one step there is no result to see it by.
+    """
+    hidden = {node.agent.name for node in walk(root) if isinstance(node, Router)}
+    hidden |= {node.name for node in walk(root) if isinstance(node, Seq) and len(node.steps) == 1}
     most: dict[str, tuple[Fraction, int]] = {}
     for trace in every(traces):
-        cost, tokens = most.get(trace.name, (Fraction(0), 0))
-        most[trace.name] = max(cost, trace.cost), max(tokens, trace.tokens)
+        if trace.name not in hidden:
+            cost, tokens = most.get(trace.name, (Fraction(0), 0))
+            most[trace.name] = max(cost, trace.cost), max(tokens, trace.tokens)
     return most
+
+
+def exact_limits(root: Node, traces: list[Trace]) -> dict[str, UsageLimits]:
+    """Return by name, for the steps that may have limits, the limit that the dearest execution meets."""
+    return {
+        name: UsageLimits(total_cost_usd_limit=dollars(cost), total_tokens_limit=tokens)
+        for name, (cost, tokens) in dearest(root, traces).items()
+    }

@@ -88,15 +88,13 @@ class Agent(_Brief):
     @property
     def endings(self) -> tuple[Ending, ...]:
         """How the attempts of one execution end, in order."""
-        if self.is_fatal and self.failures:
-            return ("raises",)
-        attempts = range(self.retries + 1)
-        before_refusals, before_answer = self.failures, self.failures + self.refusals
-        return (
-            *("raises" for _ in attempts[:before_refusals]),
-            *("is refused" for _ in attempts[before_refusals:before_answer]),
-            *("is accepted" for _ in attempts[before_answer : before_answer + 1]),
-        )
+        retries = 0 if self.is_fatal and self.failures else min(self.retries, self.failures + self.refusals)
+        return tuple(self._ending(attempt) for attempt in range(retries + 1))
+
+    def _ending(self, attempt: int) -> Ending:
+        if attempt < self.failures:
+            return "raises"
+        return "is refused" if attempt < self.failures + self.refusals else "is accepted"
 
     @property
     def sees_context(self) -> bool:

@@ -11,21 +11,13 @@ from hypothesis import strategies as st
 from flujo import PipelineResult, UsageLimitExceededError, UsageLimits
 from tests.properties.building import build
 from tests.properties.generator import programs, schedules
-from tests.properties.ledger import Ledger, dearest, dollars
-from tests.properties.model import Model, Report, every
-from tests.properties.programs import Program, Router, Seq, walk
+from tests.properties.ledger import Ledger, dearest, dollars, exact_limits
+from tests.properties.model import Model, every
+from tests.properties.programs import Program, Seq, walk
 from tests.properties.running import in_world, report_of, run, runner_of
 from tests.properties.world import World
 
 _LEAST = Fraction(1, 10**31)  # less than the last digit of any price
-
-
-def _exactly(report: Report) -> dict[str, UsageLimits]:
-    """Return for every step the limit that its dearest execution meets."""
-    return {
-        name: UsageLimits(total_cost_usd_limit=dollars(cost), total_tokens_limit=tokens)
-        for name, (cost, tokens) in dearest(report.history).items()
-    }
 
 
 def _run_into_limit(
@@ -47,7 +39,7 @@ def test_a_run_that_meets_every_limit_completes(program: Program, picks: list[in
     expected = Model().run(program)
     whole = UsageLimits(total_cost_usd_limit=dollars(expected.cost), total_tokens_limit=expected.tokens)
 
-    report = run(build(program.root, _exactly(expected)), program, picks, usage_limits=whole)
+    report = run(build(program.root, exact_limits(program.root, expected.history)), program, picks, usage_limits=whole)
 
     assert report.lines() == expected.lines()
 
@@ -55,10 +47,8 @@ def test_a_run_that_meets_every_limit_completes(program: Program, picks: list[in
 @given(programs(), schedules, st.data())
 def test_a_step_that_passes_its_limit_stops_the_run(program: Program, picks: list[int], data: st.DataObject) -> None:
     """The smallest amount less than a step spends is too little, and the error has all that was paid for."""
-    spent = dearest(Model().run(program).history)
-    routers = {node.agent.name for node in walk(program.root) if isinstance(node, Router)}
-    limitable = {node.name for node in walk(program.root)} - routers
-    names = [name for name, (cost, tokens) in spent.items() if name in limitable and (cost or tokens)]
+    spent = dearest(program.root, Model().run(program).history)
+    names = [name for name, (cost, tokens) in spent.items() if cost or tokens]
     assume(names)
     name = data.draw(st.sampled_from(names))
     cost, tokens = spent[name]
@@ -81,7 +71,7 @@ def test_nothing_starts_after_a_breach(program: Program, picks: list[int], tenth
     expected = Model().run(program)
     assume(expected.tokens)
     seqs = {node.name for node in walk(program.root) if isinstance(node, Seq)}  # hooks are not told of pipelines
-    limits = {name: limit for name, limit in _exactly(expected).items() if name not in seqs}
+    limits = {name: limit for name, limit in exact_limits(program.root, expected.history).items() if name not in seqs}
     whole = UsageLimits(total_tokens_limit=expected.tokens * tenths // 10)
     ledger = Ledger({(): whole})
 

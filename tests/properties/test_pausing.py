@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flujo import Flujo, HumanInteraction, PipelineResult, UsageLimits, Waiting
 from tests.properties.building import build
 from tests.properties.generator import Kinds, programs, schedules
-from tests.properties.ledger import dearest, dollars
+from tests.properties.ledger import dollars, exact_limits
 from tests.properties.model import Model
 from tests.properties.programs import Program, reply, walled
 from tests.properties.running import in_world, report_of, run, runner_of
@@ -51,10 +51,7 @@ def test_a_run_with_people_comes_to_what_it_comes_to_with_agents(
 def test_limits_count_what_was_spent_before_a_pause(program: Program, picks: list[int], order: list[int]) -> None:
     """With each limit exactly at what is spent below it before and after the pauses, a run with people completes."""
     expected = Model().run(program)
-    limits = {
-        name: UsageLimits(total_cost_usd_limit=dollars(cost), total_tokens_limit=tokens)
-        for name, (cost, tokens) in dearest(expected.history).items()
-    }
+    limits = exact_limits(program.root, expected.history)
     whole = UsageLimits(total_cost_usd_limit=dollars(expected.cost), total_tokens_limit=expected.tokens)
     runner = runner_of(build(program.root, limits), program, usage_limits=whole)
 
