@@ -16,6 +16,7 @@ from flujo import (
     PausedException,
     Pipeline,
     PipelineContext,
+    RefinementCheck,
     StateError,
     Step,
 )
@@ -202,6 +203,25 @@ async def test_an_answer_that_does_not_fit_is_refused(answer: Any) -> None:
     assert (await runner.resume_async(paused, {"decision": "ship"})).output == "sent"
 
 
+@pytest.mark.parametrize(
+    ("schema", "answer", "read"),
+    [
+        (int, "7", 7),
+        (list[int], ["7", 8], [7, 8]),
+        (Literal["yes", "no"], "yes", "yes"),
+        (Verdict, Verdict(decision="hold"), Verdict(decision="hold")),
+    ],
+)
+async def test_an_answer_is_read_by_its_schema(schema: Any, answer: Any, read: Any) -> None:
+    """Any type that pydantic validates may be a schema."""
+    runner = Flujo(ask(schema=schema))
+    paused = await pause(runner)
+
+    assert (await runner.resume_async(paused, answer)).output == read
+    with pytest.raises(AnswerRejectedError, match="does not fit step 'ask'"):
+        await runner.resume_async(paused, object())
+
+
 async def test_a_refusal_names_the_field() -> None:
     """The message says where the answer does not fit."""
     runner = Flujo(ask(schema=Verdict))
@@ -225,6 +245,26 @@ async def test_a_pause_may_be_answered_twice() -> None:
     assert (first.output, second.output) == (["draft", "a"], ["draft", "b"])
     assert context_of(paused).scratchpad == {"notes": ["draft"], "status": "paused", "pause_message": "Ship it?"}
     assert len(paused.waiting) == len(paused.step_history) - 1 == 1
+
+
+async def test_what_the_steps_work_on_stays_as_it_was_too() -> None:
+    """A step that changes its input in place after a resume changes a copy of it."""
+
+    def draft(request: dict[str, Any]) -> list[str]:
+        request["original_input"].append("drafted")
+        return list(request["original_input"])
+
+    def check(answer: Any) -> RefinementCheck:
+        return RefinementCheck(is_complete=answer == "ok")
+
+    refine = Step.refine_until("refine", Step("draft", draft), ask() >> Step("check", check), max_refinements=2)
+    runner = Flujo(refine)
+    paused = await pause(runner, ["topic"])
+
+    results = [await runner.resume_async(paused, "not yet") for _ in range(3)]
+    results = [await runner.resume_async(result, "ok") for result in results]
+
+    assert [result.output for result in results] == [["topic", "drafted", "drafted"]] * 3
 
 
 # Several that wait

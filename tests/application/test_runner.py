@@ -20,6 +20,8 @@ from flujo import (
     PostRunPayload,
     Step,
     TypeMismatchError,
+    UsageLimitExceededError,
+    UsageLimits,
 )
 from flujo.domain.results import TraceNode
 from flujo.testing import StubAgent
@@ -145,6 +147,32 @@ def test_options_are_given_by_name() -> None:
         make(_upper(), PipelineContext)
     with pytest.raises(TypeError, match="positional"):
         make(_upper()).run("x", "run id")
+
+
+def test_settings_replaced_make_another_runner() -> None:
+    """`with_settings` keeps what is not replaced, and leaves the runner as it is."""
+
+    class Draft(PipelineContext):
+        words: int = 0
+        lines: int = 0
+
+    runner = Flujo(
+        paid_step("paid", 0.02),
+        context_model=Draft,
+        initial_context_data={"words": 1, "lines": 1},
+        usage_limits=UsageLimits(total_cost_usd_limit=0.01),
+        pipeline_name="drafts",
+        pipeline_version="2",
+    )
+
+    other = runner.with_settings(initial_context_data={"words": 2}, usage_limits=UsageLimits(total_cost_usd_limit=1))
+
+    context = other.run("x").final_pipeline_context
+    assert isinstance(context, Draft)
+    assert (context.words, context.lines) == (2, 1)
+    assert (other.pipeline_name, other.pipeline_version, other.pipeline) == ("drafts", "2", runner.pipeline)
+    with pytest.raises(UsageLimitExceededError):
+        runner.run("x")
 
 
 # Nothing is remembered
