@@ -64,6 +64,8 @@ async def ask(
     except asyncio.CancelledError:
         if is_cancelled():
             control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
+            if streamed is not None:  # chunks that came are paid for
+                await frame.usage.add_usage(streamed.cost, streamed.tokens)
             raise
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
     if answer.cost or answer.tokens:

@@ -209,6 +209,24 @@ async def test_a_chunk_with_a_wrong_cost_closes_the_generator_and_fails_the_step
     assert ended.is_set()
 
 
+async def test_the_cost_of_chunks_before_a_cancellation_counts() -> None:
+    """What a cancelled run says it spent includes the chunks that had come."""
+    began = asyncio.Event()
+
+    async def stream(data: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(output="a", cost_usd=0.25)
+        began.set()
+        await asyncio.get_running_loop().create_future()
+
+    run = asyncio.create_task(Flujo(Step("stream", stream)).run_async("go"))
+    await began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await run
+
+    assert "$0.25 spent" in raised.value.__notes__[0]
+
+
 async def test_a_breach_cuts_a_stream_short() -> None:
     """A stream in a branch ends when a sibling passes the limit, and its generator is closed."""
     began, closed = asyncio.Event(), asyncio.Event()
