@@ -2,7 +2,7 @@
 
 The answer is no only where a mismatch is sure, and a form of type that is not understood fits everything.
 Types are compared as the static checkers compare them, apart from three leniencies: containers are covariant,
-protocols, callables and awaitables are not looked into, and `object` may turn out to be anything.
+protocols, callables, awaitables and files are not looked into, and `object` may turn out to be anything.
 """
 
 import logging
@@ -13,6 +13,7 @@ from collections.abc import (
     Collection,
     Container,
     Coroutine,
+    Hashable,
     Iterable,
     Iterator,
     Mapping,
@@ -23,8 +24,9 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from io import IOBase
 from types import NoneType, UnionType
-from typing import Annotated, Any, ForwardRef, Literal, NewType, NotRequired, Required, Union, get_args, get_origin
+from typing import IO, Annotated, Any, ForwardRef, Literal, NewType, NotRequired, Required, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from typing_extensions import ReadOnly, Unpack, is_protocol, is_typeddict
@@ -32,7 +34,8 @@ from typing_extensions import ReadOnly, Unpack, is_protocol, is_typeddict
 _logger = logging.getLogger(__name__)
 
 _WRAPPERS = (Annotated, Required, NotRequired, ReadOnly)
-_OPAQUE = (Callable, Awaitable, Coroutine)
+_OPAQUE = (Callable, Awaitable, Coroutine, Hashable)
+_FILES = (IO, IOBase)
 
 _ALSO_TAKEN: dict[type, tuple[type, ...]] = {float: (int,), complex: (int, float)}
 """The numbers that are welcome where another kind of number is declared, as in the typing specification."""
@@ -191,9 +194,21 @@ def _form(t: Any) -> _Form | None:
     if origin is None and isinstance(t, type):
         origin, arguments = _generic_model(t)
         origin = origin or t
-    if not isinstance(origin, type) or origin in _OPAQUE or is_protocol(origin):
+    if not isinstance(origin, type) or origin in _OPAQUE or is_protocol(origin) or _is_something_else(origin):
         return None
     return _Form(origin, arguments)
+
+
+def _is_something_else(cls: type[Any]) -> bool:
+    """Tell whether type checkers see another class: one of any type, a file, or an annotated type of pydantic."""
+    if cls.__module__.startswith("pydantic.") and not issubclass(cls, BaseModel):
+        return True
+    return _is_anything(cls) or issubclass(cls, _FILES)
+
+
+def _is_anything(cls: type[Any]) -> bool:
+    """Tell whether type checkers let its objects pass everywhere, as those of mocks."""
+    return Any in cls.__mro__ or cls.__module__ == "unittest.mock"
 
 
 def _produced_form(t: Any) -> _Form | None:
@@ -279,7 +294,7 @@ def _is_unpacking(arguments: Iterable[Any]) -> bool:
 def _accepts(consumed: Any, value: object) -> bool:
     consumed = _unwrapped(consumed)
     origin = get_origin(consumed)
-    if consumed in (Any, object):
+    if consumed in (Any, object) or _is_anything(type(value)):
         return True
     if origin in (Union, UnionType):
         return any(_accepts(member, value) for member in get_args(consumed))

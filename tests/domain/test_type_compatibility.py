@@ -3,6 +3,7 @@
 # ruff: noqa: UP006, UP007, UP035, UP045 - users write types both ways
 
 import enum
+import io
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
@@ -42,6 +43,7 @@ from typing import (
     ParamSpec,
     Protocol,
     SupportsInt,
+    TextIO,
     Tuple,
     Type,
     TypedDict,
@@ -49,11 +51,12 @@ from typing import (
     Union,
     runtime_checkable,
 )
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, EmailStr
 from typing_extensions import TypeAliasType
 
 from flujo.domain.results import PipelineResult
@@ -145,6 +148,9 @@ class Stubborn(type):
         raise RuntimeError("no answer")
 
 
+class Loose(Any): ...  # type: ignore[misc]  # as users write it
+
+
 class Refusing(metaclass=Stubborn): ...
 
 
@@ -156,6 +162,8 @@ _FITTING: list[tuple[Any, Any]] = [
     *[(object, int), (Never, int)],
     *[(int, t) for t in (T, P, "int", "Draft", ForwardRef("Draft"), 5, Closeable, Named, SupportsInt, Refusing)],
     *[(t, int) for t in (T, P, "str", ForwardRef("Draft"), 5, Closeable)],
+    *[(list, Hashable), (io.StringIO, TextIO), (EmailStr, str), (str, EmailStr), (datetime, AwareDatetime)],
+    *[(Mock, int), (Loose, list[int])],
     *[(list[T], list[int]), (list[int], list[T]), (list["Draft"], list[int])],  # type: ignore[valid-type]  # types are values here
     # the same, and wrapped
     *[(int, int), (None, None), (None, type(None)), (type(None), None), (Json, Json)],
@@ -233,7 +241,7 @@ _MISMATCHED: list[tuple[Any, Any]] = [
     *[(int, str), (str, int), (float, int), (complex, float), (int, bool), (int, Decimal), (None, int)],
     *[(int, None), (str, bytes), (Draft, str), (Draft, LongDraft), (Shape, Square), (Draft, Point)],
     *[(date, datetime), (Color, int), (str, Word), (Point, dict), (Draft, dict[str, Any]), (dict, Draft)],
-    *[(list, Hashable), (int, Sized), (object(), int)][:2],
+    *[(int, Sized), (dict, Sequence)],
     # wrapped
     *[(Annotated[int, "x"], str), (int, Annotated[str, "x"]), (UserId, str), (str, UserId)],
     *[(Names, list[int]), (list[int], Names), (Json, list[Json])],
@@ -328,6 +336,7 @@ _ACCEPTED: list[tuple[Any, Any]] = [
     *[(Box[int], Box(item=1)), (Box[int], Box[int](item=1)), (Box, Box[int](item=1)), (Crate[int], Crate())],
     *[(type[int], str), (type, int), (Callable[..., int], len), (Callable[..., int], 5), (Awaitable[int], 5)],
     *[(T, 1), (P, 1), ("int", "a"), (ForwardRef("Draft"), 1), (Closeable, 1), (Named, 1), (5, 1), (Never, 1)],
+    *[(int, Mock()), (list[int], Loose()), (EmailStr, "a@b.c"), (TextIO, io.StringIO())],
     *[(Refusing, 1), (Refusing | None, 1), (list[T], [])],  # type: ignore[valid-type]  # types are values here
 ]
 
