@@ -7,6 +7,8 @@ every use of it; these say that it holds `Any`.
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeGuard
 
+from pydantic import BaseModel
+
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
     """Tell whether a value is a dict."""
@@ -34,5 +36,7 @@ def is_set(value: object) -> TypeGuard[Set[Any]]:
 
 
 def is_items(value: object) -> TypeGuard[Iterable[Any]]:
-    """Tell whether a value is made of items: iterable, but neither text, bytes nor a mapping."""
+    """Tell whether a value is made of items: iterable, but neither text, bytes, a mapping nor a plain model."""
+    if isinstance(value, BaseModel) and type(value).__iter__ is BaseModel.__iter__:
+        return False  # it gives pairs of fields and values, which nobody means
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
