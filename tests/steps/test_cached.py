@@ -124,10 +124,11 @@ def test_agents_of_one_class_with_other_prompts_share_nothing() -> None:
     assert outputs == [f"{i} x" for i in range(50)]
 
 
-def test_a_key_that_another_program_wrote_is_no_hit() -> None:
+@pytest.mark.parametrize("their_step", [plain("b", lambda data: "theirs"), plain("b", str.upper) >> plain("c")])
+def test_a_key_that_another_program_wrote_is_no_hit(their_step: Any) -> None:
     """A cache that outlives the process may hold a result under the same key that other steps have made."""
     cache = DictCache()
-    theirs, ours = Step.cached(plain("a", lambda data: "theirs"), cache), Step.cached(plain("b"), cache)
+    theirs, ours = Step.cached(their_step, cache), Step.cached(plain("b"), cache)
     Flujo(theirs).run("x")
     (result,) = cache.values.values()
     Flujo(ours).run("x")

@@ -235,6 +235,22 @@ def test_a_person_may_write_and_criticise() -> None:
     assert_adds_up(result)
 
 
+def test_a_generator_that_waited_gets_its_request_as_it_was() -> None:
+    """A fallback that changes the request in place does not change it for a second resumption."""
+
+    def draft(request: dict[str, Any]) -> list[str]:
+        request["original_input"] += "!"
+        return [request["original_input"]]
+
+    generator = (ASK >> failing("after")).fallback(plain("draft", draft))
+    critic = plain("critic", lambda draft: RefinementCheck(is_complete=True))
+    flujo = Flujo(Step.refine_until("refine", generator, critic))
+
+    paused = flujo.run("topic")
+
+    assert [flujo.resume(paused, "yes").output for _ in range(2)] == [["topic!"], ["topic!"]]
+
+
 def test_a_fallback_that_waits_does_not_repeat_the_primary() -> None:
     """That the primary failed is known when the run goes on, and paid for once."""
     primary = StubAgent([ValueError("a"), ValueError("b")])
