@@ -95,6 +95,8 @@ class Flujo(Generic[InT, OutT]):
     ) -> None:
         if not isinstance(pipeline, BaseStep):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
             raise ConfigurationError(f"Flujo runs a pipeline or a step, not {pipeline!r}")
+        if usage_limits is not None and not isinstance(usage_limits, UsageLimits):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(f"the runner: usage_limits is {usage_limits!r}; give UsageLimits(...)")
         self.pipeline: Pipeline[InT, OutT] = Pipeline.from_step(pipeline)
         self.context_model = _context_model(context_model)
         self.pipeline_name = pipeline_name or pipeline.name

@@ -55,6 +55,7 @@ def _describe(name: str = "describe") -> Step[int, str]:
 
 UNTYPED_STEP: Any = Step
 UNTYPED_PIPELINE: Any = Pipeline
+UNTYPED_RUNNER: Any = Flujo
 
 
 def _names(pipeline: Pipeline[Any, Any]) -> list[str]:
@@ -156,6 +157,8 @@ def test_a_step_is_no_function() -> None:
         (lambda: UNTYPED_STEP("count", count, fallback_step=len), "step 'count': the fallback is <built-in"),
         (lambda: UNTYPED_STEP("count", count).fallback(len), "step 'count': the fallback is <built-in"),
         (lambda: UNTYPED_STEP("count", count, usage_limits=0.5), "step 'count': usage_limits is 0.5"),
+        (lambda: UNTYPED_RUNNER(_count(), usage_limits=0.5), "the runner: usage_limits is 0.5; give UsageLimits(...)"),
+        (lambda: UNTYPED_RUNNER(count), "Flujo runs a pipeline or a step, not <function count"),
     ],
 )
 def test_what_is_no_step_is_refused_at_once(declare: Callable[[], object], said: str) -> None:
