@@ -84,3 +84,15 @@ def test_a_breach_in_every_kind_in_every_kind_keeps_what_was_paid(outer: str, in
     assert result.total_cost == 2 * CENT
     assert [leaf.name for leaf in leaves(result.step_history) if leaf.cost] == ["one", "two"]
     assert_adds_up(result)
+
+
+@EVERY_PAIR
+def test_running_changes_no_step(outer: str, inner: str) -> None:
+    """A workflow is a value: running, pausing and resuming leave every attribute of every step as it was."""
+    workflow = AROUND[outer](AROUND[inner](paid("paid") >> Step.human_in_the_loop("ask", "?")))
+    flujo = Flujo(workflow)
+    before = [{name: repr(value) for name, value in vars(step).items()} for step in workflow.walk()]
+
+    flujo.resume(flujo.run("x"), "yes")
+
+    assert [{name: repr(value) for name, value in vars(step).items()} for step in workflow.walk()] == before
