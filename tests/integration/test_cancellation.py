@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, HookPayload, PipelineResult, PostRunPayload, PreRunPayload, Step, UsageLimits
+from flujo import (
+    Flujo,
+    HookPayload,
+    PipelineResult,
+    PostRunPayload,
+    PreRunPayload,
+    Step,
+    UsageLimitExceededError,
+    UsageLimits,
+)
 from tests.integration.every_kind import Account, every_kind, next_turn
 from tests.integration.paid import leaves
 
@@ -88,6 +97,25 @@ async def test_a_run_may_be_cancelled_at_any_point(
         return True
 
     assert await _turns_until_done(attempt) > 50
+
+
+@pytest.mark.parametrize("cents", [0, 5, 13, 21])
+@pytest.mark.parametrize("use", [_await, _iterate])
+async def test_a_breach_and_a_cancellation_may_come_together(
+    use: Callable[[Flujo[Any, Any]], Coroutine[Any, Any, object]], cents: int
+) -> None:
+    """Before, at and after a breach a cancelled run ends as one that was cancelled or as one that was stopped."""
+
+    async def attempt(turn: int) -> bool:
+        account = Account()
+        limits = UsageLimits(total_cost_usd_limit=cents / 100)
+        task = await _cancel_in_turn(turn, lambda: use(_runner(account, limits)))
+        assert account.is_settled(), f"turn {turn}"
+        if not task.cancelled():
+            assert isinstance(task.exception(), UsageLimitExceededError), f"turn {turn}"
+        return task.cancelled()
+
+    assert await _turns_until_done(attempt) > 5
 
 
 @pytest.mark.parametrize("again", [0, 1, 2, 3])
