@@ -50,13 +50,22 @@ from flujo.exceptions import (
     NonRetryableError,
     PausedException,
     PipelineAbortSignal,
+    PipelineChangedError,
     PipelineContextInitializationError,
+    RunNotFoundError,
+    RunOwnedError,
+    SchemaTooNewError,
     SerializationError,
     SettingsError,
+    StateCorruptedError,
     StateError,
     TypeMismatchError,
     UsageLimitExceededError,
 )
+from flujo.state.backend import StateBackend
+from flujo.state.memory import InMemoryBackend
+from flujo.state.records import RunQuery, RunRecord
+from flujo.state.sqlite import SQLiteBackend
 from flujo.steps.step import Step, adapter_step, step
 from flujo.testing import (
     DummyPlugin,
@@ -93,6 +102,7 @@ __all__ = [
     "HumanInteraction",
     "ICacheBackend",
     "ImproperStepInvocationError",
+    "InMemoryBackend",
     "InMemoryCache",
     "InfiniteFallbackError",
     "InfiniteRedirectError",
@@ -105,6 +115,7 @@ __all__ = [
     "PausedException",
     "Pipeline",
     "PipelineAbortSignal",
+    "PipelineChangedError",
     "PipelineContext",
     "PipelineContextInitializationError",
     "PipelineResult",
@@ -115,8 +126,16 @@ __all__ = [
     "PreRunPayload",
     "PreStepPayload",
     "RefinementCheck",
+    "RunNotFoundError",
+    "RunOwnedError",
+    "RunQuery",
+    "RunRecord",
+    "SQLiteBackend",
+    "SchemaTooNewError",
     "SerializationError",
     "SettingsError",
+    "StateBackend",
+    "StateCorruptedError",
     "StateError",
     "Step",
     "StepConfig",

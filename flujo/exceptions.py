@@ -12,8 +12,13 @@ FlujoError
 ├── ContextUpdateError                     a value or a merge does not fit the context (fails the step)
 ├── InfiniteRedirectError                  plugins redirect in a circle
 ├── UsageLimitExceededError                a limit was passed; carries the result so far
-├── StateError                             a run cannot be resumed that way
-│   └── AnswerRejectedError                a person's answer does not fit, or nobody waits for it
+├── StateError                             a run cannot be stored, or not be resumed that way
+│   ├── AnswerRejectedError                a person's answer does not fit, came twice, or nobody waits for it
+│   ├── RunNotFoundError                   no run of that identity is stored
+│   ├── RunOwnedError                      another process runs it
+│   ├── PipelineChangedError               a finished step is another one now
+│   ├── StateCorruptedError                what is stored is damaged
+│   └── SchemaTooNewError                  a newer flujo has written the store
 ├── SerializationError                     a value has no stable form
 ├── NonRetryableError                      raised by agents: do not try again
 ├── PausedException                        raised by agents: wait for a person
@@ -22,6 +27,7 @@ FlujoError
 
 from typing import Any
 
+from flujo.domain.models import StepPath
 from flujo.domain.results import PipelineResult
 
 
@@ -126,11 +132,67 @@ class UsageLimitExceededError(FlujoError):
 
 
 class StateError(FlujoError):
-    """A run cannot be resumed that way, for instance because it does not wait for anything."""
+    """A run cannot be stored, or cannot be resumed that way, for instance because it does not wait for anything."""
 
 
 class AnswerRejectedError(StateError):
-    """A person's answer does not fit the `input_schema` of the waiting step, or nobody waits for it."""
+    """A person's answer does not fit the `input_schema` of the waiting step, came twice, or nobody waits for it."""
+
+
+class RunNotFoundError(StateError):
+    """No run of that identity is stored.
+
+    Attributes:
+        run_id: The identity.
+    """
+
+    def __init__(self, message: str, *, run_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunOwnedError(StateError):
+    """Another process runs this run, or has taken it over.
+
+    Attributes:
+        run_id: The identity of the run.
+        owner: Who owns it, such as `process 4711 on host alpha`.
+    """
+
+    def __init__(self, message: str, *, run_id: str, owner: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.owner = owner
+
+
+class PipelineChangedError(StateError):
+    """A step that finished in a stored run is another one in this pipeline, or is gone.
+
+    Attributes:
+        run_id: The identity of the run.
+        path: The address of the step.
+    """
+
+    def __init__(self, message: str, *, run_id: str, path: StepPath) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.path = path
+
+
+class StateCorruptedError(StateError):
+    """What is stored of a run is damaged; nothing of it is used.
+
+    Attributes:
+        run_id: The identity of the run; `None` if the whole store is damaged.
+    """
+
+    def __init__(self, message: str, *, run_id: str | None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class SchemaTooNewError(StateError):
+    """The store was written by a newer version of flujo; upgrade flujo to open it."""
 
 
 class SerializationError(FlujoError):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from flujo.application.context_factory import inherit_context, make_context
 from flujo.application.core.context import copy_context
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
-from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl, RunScope
+from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, RunControl, RunScope
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.resources import enter_resources
 from flujo.application.core.state_manager import StateManager
@@ -23,13 +23,22 @@ from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
+from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
 from flujo.domain.results import PipelineResult
 from flujo.domain.type_compatibility import accepts
-from flujo.exceptions import ConfigurationError, FlujoError, PipelineAbortSignal, UsageLimitExceededError
+from flujo.exceptions import (
+    AnswerRejectedError,
+    ConfigurationError,
+    FlujoError,
+    PipelineAbortSignal,
+    StateError,
+    UsageLimitExceededError,
+)
+from flujo.state.backend import StateBackend
 from flujo.steps.checks import check_cache
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
@@ -48,6 +57,7 @@ class _Beginning:
     journal: StateManager
     governor: UsageGovernor
     control: RunControl
+    durable: DurableRun | None = None
 
 
 class Flujo(Generic[InT, OutT]):
@@ -60,6 +70,8 @@ class Flujo(Generic[InT, OutT]):
         resources: What the agents share; an async context manager is entered once per run.
         usage_limits: What each run may use.
         hooks: Async callables that are told what happens.
+        state_backend: Where runs are kept, so that they go on after a crash or a pause; `None` keeps nothing.
+        delete_on_completion: Whether a stored run is forgotten once it completed.
         cache_backend: Where cached steps without a cache of their own keep their results.
         pipeline_name: What the pipeline is called.
         pipeline_version: Which version of it this is.
@@ -88,6 +100,8 @@ class Flujo(Generic[InT, OutT]):
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Hook] = (),
+        state_backend: StateBackend | None = None,
+        delete_on_completion: bool = False,
         cache_backend: ICacheBackend | None = None,
         pipeline_name: str | None = None,
         pipeline_version: str = "latest",
@@ -109,7 +123,10 @@ class Flujo(Generic[InT, OutT]):
         check_cache("the runner", cache_backend)
         self._cache_backend = cache_backend
         self._clock = clock
+        self._state_backend = state_backend
+        self._delete_on_completion = delete_on_completion
         self._manager_parts = StepCoordinator(ExecutorCore(), self.pipeline)
+        self._runs: StoredRuns | None = None
         self._is_checked = False
         self._has_step_limits = False
 
@@ -160,28 +177,50 @@ class Flujo(Generic[InT, OutT]):
         return aiter(self.run_async(data, run_id=run_id, initial_context_data=initial_context_data))
 
     def resume(
-        self, paused: PipelineResult[Any], human_input: Any, *, path: Sequence[str] | None = None
+        self,
+        paused_result_or_run_id: PipelineResult[Any] | str,
+        human_input: Any,
+        *,
+        path: Sequence[str] | None = None,
+        allow_changes: bool = False,
     ) -> PipelineResult[OutT]:
         """Answer a waiting step and go on; from plain code. Takes and raises what `resume_async` does."""
         _refuse_running_loop("resume", "resume_async")
-        return asyncio.run(self.resume_async(paused, human_input, path=path))
+        return asyncio.run(
+            self.resume_async(paused_result_or_run_id, human_input, path=path, allow_changes=allow_changes)
+        )
 
     async def resume_async(
-        self, paused: PipelineResult[Any], human_input: Any, *, path: Sequence[str] | None = None
+        self,
+        paused_result_or_run_id: PipelineResult[Any] | str,
+        human_input: Any,
+        *,
+        path: Sequence[str] | None = None,
+        allow_changes: bool = False,
     ) -> PipelineResult[OutT]:
-        """Answer a waiting step and go on; `paused` itself stays as it is and may be resumed again.
+        """Answer a waiting step and go on.
+
+        A stored run takes each answer once. Without a state backend the result itself is where the run stands:
+        it stays as it is, and may be resumed again.
 
         Args:
-            paused: A result with `status == "paused"`.
-            human_input: The answer; validated against the step's `input_schema`.
+            paused_result_or_run_id: A result with `status == "paused"`, or the identity of a stored run.
+            human_input: The answer; validated against the step's `input_schema` before anything is stored.
             path: The path of the step that is answered; not needed if only one waits.
+            allow_changes: Whether finished steps of a stored run may differ from those of this pipeline.
 
         Raises:
             StateError: The run does not wait, several steps wait and `path` does not say which is answered,
-                or it is a run of another pipeline.
-            AnswerRejectedError: The answer does not fit, or nobody waits at `path`. Nothing was run.
+                it is a run of another pipeline, or somebody else runs it.
+            AnswerRejectedError: The answer does not fit, came twice, or nobody waits at `path`. Nothing was run.
         """
         self.check()
+        paused = paused_result_or_run_id
+        if self._state_backend is not None:
+            run_id = paused if isinstance(paused, str) else paused.run_id
+            return await self._resume_stored(run_id, human_input, path, allow_changes=allow_changes)
+        if isinstance(paused, str):
+            raise StateError(f"there is no store to find run {paused!r} in; give the runner a state_backend")
         point = resume_point(paused, self.pipeline)
         asked = asked_step(point.waiting, path)
         answer = accepted_answer(asked, human_input)
@@ -210,6 +249,7 @@ class Flujo(Generic[InT, OutT]):
         initial_context_data: Mapping[str, Any] | None = None,
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Hook] = (),
+        state_backend: StateBackend | None = None,
     ) -> "Flujo[InT, OutT]":
         """Return a runner of the same pipeline with some settings replaced.
 
@@ -218,6 +258,7 @@ class Flujo(Generic[InT, OutT]):
             initial_context_data: Fields over those of this runner.
             usage_limits: Each limit that is set in it replaces that one of this runner; the others stay.
             hooks: Told what happens after the hooks of this runner.
+            state_backend: Replaces the store, if given.
         """
         return Flujo(
             self.pipeline,
@@ -226,6 +267,8 @@ class Flujo(Generic[InT, OutT]):
             resources=self._resources,
             usage_limits=_over(self._usage_limits, usage_limits),
             hooks=(*self._hooks, *hooks),
+            state_backend=state_backend or self._state_backend,
+            delete_on_completion=self._delete_on_completion,
             cache_backend=self._cache_backend,
             pipeline_name=self.pipeline_name,
             pipeline_version=self.pipeline_version,
@@ -258,7 +301,10 @@ class Flujo(Generic[InT, OutT]):
         given = {**self._initial_context_data, **(initial_context_data or {})}
         run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)
-        return await self._run(self._fresh(data, run_id, context), on_chunk)
+        if self._state_backend is None:
+            return await self._run(self._fresh(data, run_id, context), on_chunk)
+        async with self._stored_runs(self._state_backend).begun(run_id, data, context) as run:
+            return run if isinstance(run, PipelineResult) else await self._run_stored(run, on_chunk)
 
     def _fresh(self, data: Any, run_id: str, context: BaseModel) -> _Beginning:
         control = self._control()
@@ -277,6 +323,55 @@ class Flujo(Generic[InT, OutT]):
             control.stop(breach)
         journal = StateManager(found=dict(point.checkpoints), answers={path: answer})
         return _Beginning(point.data, context, run_id, journal, governor, control)
+
+    async def _resume_stored(
+        self, run_id: str, human_input: Any, path: Sequence[str] | None, *, allow_changes: bool
+    ) -> PipelineResult[OutT]:
+        """Store the answer to a waiting step of a stored run, and go on."""
+        assert self._state_backend is not None, "only a runner with a store has stored runs"
+        runs = self._stored_runs(self._state_backend)
+        async with runs.found(run_id, allow_changes=allow_changes) as run:
+            if isinstance(run, PipelineResult):
+                raise AnswerRejectedError(f"run {run_id!r} does not wait for an answer: it is completed")
+            await runs.answer(run, human_input, path)
+            return await self._run_stored(run, None)
+
+    async def _run_stored(self, run: OpenRun, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
+        """Run from where a stored run stands, and store how it ends."""
+        journal, control = run.journal, self._control()
+        governor = UsageGovernor(self._usage_limits, label="the run", on_breach=control.stop)
+        journal.governor = governor
+        governor.recall(*journal.spent)
+        begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
+        try:
+            result = await self._run(begin, on_chunk)
+        except UsageLimitExceededError:
+            await journal.finish("stopped")
+            raise
+        except asyncio.CancelledError:
+            await journal.finish("cancelled")
+            raise
+        except StateError:
+            raise  # what could not be stored stays as it was
+        except FlujoError:
+            await journal.finish("failed")
+            raise
+        await journal.finish(result.status, [asked.path for asked in result.waiting])
+        if self._delete_on_completion and result.success and self._state_backend is not None:
+            await self._state_backend.delete(journal.run_id)
+        return result
+
+    def _stored_runs(self, backend: StateBackend) -> StoredRuns:
+        if self._runs is None:
+            self._runs = StoredRuns(
+                backend,
+                self.pipeline,
+                self.context_model,
+                name=self.pipeline_name,
+                version=self.pipeline_version,
+                clock=self._clock,
+            )
+        return self._runs
 
     def _control(self) -> RunControl:
         return RunControl(is_limited=self._usage_limits is not None or self._has_step_limits)
@@ -305,6 +400,7 @@ class Flujo(Generic[InT, OutT]):
             clock=self._clock,
             hooks=self._dispatcher,
             cache=self._cache_backend,
+            durable=begin.durable,
         )
         return ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
 

@@ -100,6 +100,12 @@ class AgentStep(BaseStep[InT, OutT]):
         """How the agent is called; `None` while the step has none."""
         return self._call
 
+    @property
+    def sees_context(self) -> bool:
+        """Whether the agent, or what stands around it, may read or change the context."""
+        asks = self._call is not None and "context" in self._call.keywords
+        return asks or self.updates_context or self.is_judged or bool(self.processors.prompt_processors)
+
     def bind(self, agent: Any) -> None:
         """Give the step another agent; its types follow. An agent that is refused changes nothing.
 

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from flujo.application.core.branches import OWNED_BY_THE_RUN
 from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
 from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.outcome import conclude
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.keys import digest, fields_of
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
+from flujo.exceptions import SerializationError
 from flujo.steps.checks import check_cache, check_step
 
 InT = TypeVar("InT", contravariant=True)
@@ -74,7 +76,10 @@ async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], fr
     cache = next(cache for cache in (step.cache_backend, frame.scope.cache, step.own_cache) if cache is not None)
     start = frame.checkpoint(_CachedCheckpoint)
     if start is None:
-        start = _begin(step, frame)
+        try:
+            start = _begin(step, frame)
+        except SerializationError as error:
+            return conclude(frame, status="failed", feedback=str(error))
         if (hit := await _look_up(cache, start.key, step)) is not None:
             update_context(frame.context, copy_value(hit.changes))
             metadata = {**copy_value(hit.metadata), "cache_hit": True}
@@ -89,12 +94,7 @@ async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], fr
 
 
 def _sees_context(step: BaseStep[Any, Any]) -> bool:
-    if isinstance(step, Pipeline):
-        return False
-    if not isinstance(step, AgentStep):
-        return True
-    asks = step.call is not None and "context" in step.call.keywords
-    return asks or step.updates_context or step.is_judged or bool(step.processors.prompt_processors)
+    return step.sees_context if isinstance(step, AgentStep) else not isinstance(step, Pipeline)
 
 
 def _begin(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _CachedCheckpoint:

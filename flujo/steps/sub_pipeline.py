@@ -9,9 +9,10 @@ from pydantic import BaseModel
 
 from flujo.application.core.branches import OWNED_BY_THE_RUN
 from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
-from flujo.application.core.frame import ContextFactory, ExecutionFrame, RunScope
+from flujo.application.core.frame import ContextFactory, DurableRun, ExecutionFrame, RunScope
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import blame, conclude, pipeline_result
+from flujo.application.core.pausing import remember
 from flujo.application.core.resources import enter_resources
 from flujo.application.core.sequence import run_in_order
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -39,7 +40,7 @@ class RunnerSettings:
 
 
 @dataclass(slots=True, frozen=True)
-class _SubPipelineCheckpoint:
+class SubPipelineCheckpoint:
     """Where a sub-pipeline stood: its own context; its steps keep their own checkpoints."""
 
     context: BaseModel
@@ -49,8 +50,10 @@ class _SubPipelineCheckpoint:
 async def _handle_sub_pipeline_step(
     core: ExecutorCore, step: SubPipelineStep[Any, Any], frame: ExecutionFrame[Any]
 ) -> StepResult:
-    left = frame.checkpoint(_SubPipelineCheckpoint)
+    left = frame.checkpoint(SubPipelineCheckpoint)
     context = copy_context(left.context) if left else _new_context(step, frame)
+    if frame.scope.durable is not None:
+        await _keep_context(step, frame, context, frame.scope.durable, is_new=left is None)
     before = copy_context(context) if step.inherit_context else None
     async with AsyncExitStack() as stack:
         inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
@@ -61,7 +64,7 @@ async def _handle_sub_pipeline_step(
     waiting = scope.control.waiting_below(frame.path) if ran.status == "paused" else ()
     output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, waiting)
     if ran.status == "paused":
-        frame.save(_SubPipelineCheckpoint(context))
+        frame.save(SubPipelineCheckpoint(context))
     if before is not None:
         _flow_back(frame.context, before, context)
     feedback = ran.feedback if ran.status in ("completed", "paused") or not history else blame(history[-1])
@@ -76,6 +79,21 @@ async def _run_pipeline(core: ExecutorCore, inner: ExecutionFrame[Any]) -> StepR
         inner.history = [ran]
         return ran
     return await run_in_order(core, pipeline.steps, inner)  # type: ignore[attr-defined]  # the step is a Pipeline
+
+
+async def _keep_context(
+    step: SubPipelineStep[Any, Any],
+    frame: ExecutionFrame[Any],
+    context: BaseModel,
+    durable: DurableRun,
+    *,
+    is_new: bool,
+) -> None:
+    """Keep the context that a sub-pipeline begins with, unless it is a copy of the outer one; add what people said."""
+    if is_new and not (step.inherit_context and type(context) is type(frame.context)):
+        await durable.note(frame.path, SubPipelineCheckpoint(context))
+    if not step.inherit_context:
+        remember(durable.interactions(frame.path), context)
 
 
 def _new_context(step: SubPipelineStep[Any, Any], frame: ExecutionFrame[Any]) -> BaseModel:

@@ -38,6 +38,10 @@ _TAG, _TYPE, _VALUE = "$", "t", "v"
 _set_attribute = object.__setattr__  # reaches the fields of what is frozen
 
 
+to_json_text = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+"""Return what `Codec.encode` gives as JSON text, which is ASCII."""
+
+
 class _RefusedError(Exception):
     """A value cannot be written; collects its place from the inside to the outside."""
 
@@ -87,7 +91,7 @@ class Codec:
 
     def dumps(self, value: object, place: str = "value") -> str:
         """Return a value as JSON text, which is ASCII; arguments and errors are those of `encode`."""
-        return json.dumps(self.encode(value, place), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        return to_json_text(self.encode(value, place))
 
     def decode(self, data: Any) -> Any:
         """Return the value that was written as `data`.

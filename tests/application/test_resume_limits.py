@@ -69,7 +69,13 @@ async def test_a_copy_that_lost_its_place_is_refused() -> None:
         await runner.resume_async(copy, "yes")
 
 
-@pytest.mark.parametrize("paused", ["r1", None, 3])
+async def test_the_identity_of_a_run_needs_a_store_to_find_it_in() -> None:
+    """A runner without a state backend knows no runs by their identity."""
+    with pytest.raises(StateError, match="no store to find run 'r1' in; give the runner a state_backend"):
+        await Flujo(ask()).resume_async("r1", "yes")
+
+
+@pytest.mark.parametrize("paused", [b"r1", None, 3])
 async def test_only_a_result_can_be_resumed(paused: Any) -> None:
     """Anything else is refused with what it is."""
     with pytest.raises(StateError, match="is no PipelineResult; resume takes the result of a paused run"):

@@ -144,8 +144,8 @@ def test_resuming_what_does_not_wait_is_an_error(steps: Any) -> None:
 
     with pytest.raises(StateError, match="does not wait"):
         flujo.resume(flujo.run("x"), "yes")
-    with pytest.raises(StateError, match="'some id' is no PipelineResult"):
-        untyped.resume("some id", "yes")
+    with pytest.raises(StateError, match="3 is no PipelineResult"):
+        untyped.resume(3, "yes")
 
 
 def test_a_resumed_run_may_pause_again() -> None:

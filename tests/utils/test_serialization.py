@@ -239,13 +239,14 @@ def test_a_value_that_fits_its_type_is_not_changed_by_it() -> None:
 def test_new_fields_get_their_defaults_and_lost_ones_are_an_error() -> None:
     """A class that changed since is read as far as nothing is lost."""
 
-    def declared(fields: dict[str, Any]) -> Codec:
-        cls = type("Order", (BaseModel,), {"__module__": __name__, "__qualname__": "Order", **fields})
-        return Codec(DeclaredTypes([cls]))
+    def order(fields: dict[str, Any]) -> type[BaseModel]:
+        return type("Order", (BaseModel,), {"__module__": __name__, "__qualname__": "Order", **fields})
 
-    old = declared({"__annotations__": {"a": int}, "a": 1})
-    (cls,) = (each for each in BaseModel.__subclasses__() if each.__qualname__ == "Order")
-    text = old.dumps(cls(a=5))
+    def declared(fields: dict[str, Any]) -> Codec:
+        return Codec(DeclaredTypes([order(fields)]))
+
+    old = order({"__annotations__": {"a": int}, "a": 1})
+    text = Codec(DeclaredTypes([old])).dumps(old.model_validate({"a": 5}))
 
     grown = declared({"__annotations__": {"a": int, "b": int}, "b": 2}).loads(text)
     assert (grown.a, grown.b) == (5, 2)

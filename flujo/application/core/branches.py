@@ -80,6 +80,9 @@ class BranchRun:
     policy: BranchPolicy
     results: dict[str, StepResult] = field(default_factory=dict[str, StepResult])
     contexts: dict[str, BaseModel] = field(default_factory=dict[str, BaseModel])
+    _failed: list[tuple[ExecutionFrame[Any], StepResult]] = field(
+        default_factory=list[tuple[ExecutionFrame[Any], StepResult]]
+    )
 
     async def run(self) -> None:
         """Run all branches to their end, at most `max_concurrency` at once."""
@@ -102,6 +105,8 @@ class BranchRun:
             raise failures.exceptions[0] from None
         if self.frame.scope.control.halt is None:
             self._note_lost()
+        if any(result.status == "paused" for result in self.results.values()):
+            await self._keep_failures()
 
     def _note_lost(self) -> None:
         """Give a result to branches that have none although nothing stopped them: they cancelled their own task."""
@@ -110,6 +115,13 @@ class BranchRun:
                 is_started = branch.name in self.contexts
                 why = "cancelled by its own code" if is_started else "not started: another was cancelled"
                 self.results[branch.name] = StepResult(branch.step.name, success=False, attempts=0, feedback=why)
+
+    async def _keep_failures(self) -> None:
+        """Let no branch that failed run again while others wait, or because its failure is ignored."""
+        if (durable := self.frame.scope.durable) is not None:
+            for frame, result in self._failed:
+                await durable.record(frame, result, None)
+            self._failed.clear()
 
     async def _work_off(self, queue: Iterator[Branch]) -> None:
         for branch in queue:
@@ -126,6 +138,10 @@ class BranchRun:
         result = await self.core.execute(frame)
         result.branch_context = context
         self.results[branch.name] = result
+        if result.status == "failed":
+            self._failed.append((frame, result))
+            if self.policy.on_failure is BranchFailureStrategy.IGNORE:
+                await self._keep_failures()
 
     def conclude(self, output: Any, *, before: Sequence[StepResult] = ()) -> StepResult:
         """Return the step's result, with the contexts of the branches merged if it completed.

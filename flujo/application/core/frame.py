@@ -11,7 +11,7 @@ from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.state_manager import CheckpointT, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
-from flujo.domain.models import StepPath
+from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult, Waiting
 from flujo.utils.clock import Clock
@@ -116,6 +116,38 @@ class RunControl:
             self.halt = Halt("aborted", reason)
 
 
+class DurableRun(Protocol):
+    """Keeps what finishes in a run, so that it is not run again when the run goes on."""
+
+    def recall(self, frame: "ExecutionFrame[Any]") -> StepResult | None:
+        """Return the result of a step that finished before, and let it have its effects; `None` if it did not."""
+        ...
+
+    def before(self, frame: "ExecutionFrame[Any]") -> BaseModel | None:
+        """Return what `record` wants to know of a step before it runs."""
+        ...
+
+    async def record(self, frame: "ExecutionFrame[Any]", result: StepResult, before: BaseModel | None) -> None:
+        """Keep that a step ended for good, with this result."""
+        ...
+
+    async def spend(self, path: StepPath, result: StepResult) -> None:
+        """Keep what a step has spent so far without finishing."""
+        ...
+
+    def add_spent(self, path: StepPath, result: StepResult) -> None:
+        """Add to a step's result what it spent before the run went on."""
+        ...
+
+    async def note(self, path: StepPath, checkpoint: object) -> None:
+        """Keep where the step at `path` stands; it finds the checkpoint when the run goes on."""
+        ...
+
+    def interactions(self, home: StepPath) -> list[HumanInteraction]:
+        """Return what people have said to the steps whose home is the context of the step at `home`."""
+        ...
+
+
 @dataclass(slots=True, frozen=True)
 class RunScope:
     """What a whole run shares.
@@ -125,6 +157,7 @@ class RunScope:
         home: The context that people's answers are kept in: the run's own, or that of a sub-pipeline behind a wall.
         control: What stops or pauses the run.
         journal: Where the unfinished steps stand.
+        durable: Keeps what finishes; `None` if nothing is kept.
         new_context: Makes the context of a sub-pipeline.
         clock: Tells the time.
         resources: What the agents share; `None` if there are none.
@@ -141,6 +174,7 @@ class RunScope:
     resources: Any = None
     hooks: HookDispatcher | None = None
     cache: ICacheBackend | None = None
+    durable: DurableRun | None = None
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """Waiting for a person, and going on with the answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -60,9 +61,10 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
     interaction = HumanInteraction(
         message_to_human=question.message, human_response=copy_value(answer), timestamp=frame.scope.clock.now()
     )
-    _remember(frame.scope.home, interaction)
-    if frame.context is not frame.scope.home:
-        _remember(frame.context, interaction)
+    if frame.scope.durable is None:  # or else the contexts were made with what people have said
+        remember([interaction], frame.scope.home)
+        if frame.context is not frame.scope.home:
+            remember([interaction], frame.context)
     return StepResult(
         frame.step.name,
         answer,
@@ -72,7 +74,8 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
     )
 
 
-def _remember(context: BaseModel, interaction: HumanInteraction) -> None:
+def remember(interactions: Sequence[HumanInteraction], context: BaseModel) -> None:
+    """Add what people have said to the `hitl_history` of a context, if it has one."""
     history = getattr(context, "hitl_history", None)  # a context may be any model
     if is_list(history):
-        history.append(interaction)
+        history.extend(interactions)

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
 from flujo.application.core.cancellation import is_cancelled
-from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.frame import DurableRun, ExecutionFrame
 from flujo.application.core.outcome import conclude, describe_error
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import UsageLimits
@@ -28,6 +28,7 @@ from flujo.exceptions import (
     InfiniteRedirectError,
     PipelineAbortSignal,
     PipelineContextInitializationError,
+    SerializationError,
     StateError,
 )
 from flujo.utils.narrowing import is_dict
@@ -44,6 +45,7 @@ _WORKFLOW_MISTAKES = (
     ContextInheritanceError,
     InfiniteRedirectError,
     PipelineContextInitializationError,
+    SerializationError,
     StateError,
 )
 """What a run raises instead of failing a step."""
@@ -58,7 +60,7 @@ class _Spent:
 
 
 @dataclass(slots=True, frozen=True)
-class _FellBack:
+class FellBack:
     """Checkpoint of a step whose fallback waits: the result of the primary, which is not run again."""
 
     primary: StepResult
@@ -99,9 +101,28 @@ class ExecutorCore:
         scope = frame.scope
         if scope.control.halt is not None:
             return scope.control.halt.refuse(frame.step)
+        if scope.durable is not None:
+            return await self._run_durably(frame, scope.durable)
         if scope.hooks is not None or frame.step.is_guarded:
             return await self._run_guarded(frame)
         return await self._run(frame)
+
+    async def _run_durably(self, frame: ExecutionFrame[Any], durable: DurableRun) -> StepResult:
+        """Return what a step came to before, or run it and keep what it comes to."""
+        if (recalled := durable.recall(frame)) is not None:
+            return recalled
+        step = frame.step
+        is_guarded = frame.scope.hooks is not None or step.is_guarded
+        if isinstance(step, Pipeline) and len(step.steps) == 1 and not is_guarded and len(frame.path) > 1:
+            return await self._run(frame)  # it is its step, which is kept
+        before = durable.before(frame)
+        result = await (self._run_guarded(frame) if is_guarded else self._run(frame))
+        if result.status not in ("completed", "paused") and result.cost and not result.step_history:
+            await durable.spend(frame.path, result)
+        durable.add_spent(frame.path, result)
+        if result.status == "completed":
+            await durable.record(frame, result, before)
+        return result
 
     async def _run(self, frame: ExecutionFrame[Any]) -> StepResult:
         """Run the handler; an exception of user code becomes a failed result."""
@@ -164,13 +185,18 @@ class ExecutorCore:
         step = frame.step
         if step.fallback_step is None:
             return await self._run(frame)
-        fallen = frame.checkpoint(_FellBack)
+        fallen = frame.checkpoint(FellBack)
         primary = fallen.primary if fallen else await self._run(frame)
         if primary.status != "failed" or frame.scope.control.halt is not None:
             return primary
+        if frame.scope.durable is not None:
+            if fallen is None:
+                await frame.scope.durable.note(frame.path, FellBack(primary))
+            else:
+                frame.usage.recall(primary.cost, primary.token_counts)
         rescue = await self.execute(frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk))
         if rescue.status == "paused":
-            frame.save(_FellBack(primary))
+            frame.save(FellBack(primary))
         return _rescued(step, primary, rescue)
 
 

@@ -53,6 +53,12 @@ class UsageGovernor:
             await self._parent.add_usage(cost, tokens)
         self._count(cost, tokens)
 
+    def recall(self, cost: Decimal, tokens: int) -> None:
+        """Charge this level and all levels above it with what was spent before the run went on."""
+        if self._parent is not None:
+            self._parent.recall(cost, tokens)
+        self._count(cost, tokens)
+
     def child(self, limits: UsageLimits, *, label: str, cost: Decimal, tokens: int) -> "UsageGovernor":
         """Return the governor of a step below this level; `cost` and `tokens` are what it spent before."""
         return UsageGovernor(limits, label=label, on_breach=self._on_breach, parent=self, cost=cost, tokens=tokens)

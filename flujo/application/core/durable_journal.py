@@ -1,0 +1,398 @@
+"""The journal of a run that survives: what finished is stored, and not run again when the run goes on.
+
+To resume is to run again from the start. A step that finished returns at once, with the effect it had: its result,
+what it changed in the context, what it cost. So a pause or a crash inside a loop inside a branch needs no code
+of its own, and kinds of step of the user's are durable like all others.
+
+When a step that is made of steps finishes, its entry takes the place of theirs: the journal holds the frontier of the
+run, and what is written for a step depends on what it gave and changed, not on what came before.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.context import copy_context
+from flujo.application.core.context_changes import apply_context_change, context_change
+from flujo.application.core.fingerprints import Fingerprints
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.pausing import Question
+from flujo.application.core.state_manager import StateManager
+from flujo.application.core.ultra_executor import FellBack
+from flujo.application.core.usage_governor import UsageGovernor
+from flujo.domain.models import HumanInteraction, StepPath
+from flujo.domain.money import ZERO, add_usd
+from flujo.domain.pipeline import SubPipelineStep
+from flujo.domain.results import StepResult
+from flujo.domain.step import AgentStep
+from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
+from flujo.state.backend import StateBackend
+from flujo.state.ownership import Owner
+from flujo.state.records import EntryKind, JournalEntry, JournalWrite, StoredRun, StoredStatus, read_path, written_path
+from flujo.utils.clock import Clock
+from flujo.utils.codec import Codec, to_json_text
+
+_Key = tuple[str, EntryKind]
+
+_FOLDED: tuple[EntryKind, ...] = ("done", "note", "spent", "asked")
+_KEPT_APART = ("hitl_history",)  # answers have entries of their own
+
+
+@dataclass(slots=True, frozen=True)
+class _Spent:
+    """What a step paid without finishing."""
+
+    cost: Decimal
+    tokens: int
+    attempts: int
+
+
+@dataclass(slots=True, frozen=True)
+class _Said:
+    """What a person said to a step, and the step whose context it is kept in."""
+
+    interaction: HumanInteraction
+    home: str
+
+
+class DurableJournal(StateManager):
+    """The journal of one run in a store.
+
+    Args:
+        backend: The store.
+        owner: Who runs the run.
+        stored: The run as the store has it.
+        codec: Writes and reads values.
+        fingerprints: Of the steps of the pipeline.
+        clock: Tells the time.
+        allow_changes: Whether steps may differ from those that finished.
+
+    Raises:
+        StateCorruptedError: What is stored is damaged.
+        PipelineChangedError: A step that finished is another one in this pipeline, or is gone.
+    """
+
+    def __init__(
+        self,
+        backend: StateBackend,
+        owner: Owner,
+        stored: StoredRun,
+        *,
+        codec: Codec,
+        fingerprints: Fingerprints,
+        clock: Clock,
+        allow_changes: bool = False,
+    ) -> None:
+        super().__init__()
+        record = stored.record
+        self.run_id = record.run_id
+        self._backend, self._owner, self._codec, self._clock = backend, owner, codec, clock
+        self._fingerprints = fingerprints
+        self._seal = record.seal
+        self._head, self._stored_head = record.head, record.head
+        self._live: dict[_Key, int] = {}
+        self._tree: dict[str, set[str]] = {}
+        self._done: dict[str, dict[str, Any]] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._said: list[_Said] = []
+        self._written: dict[int, tuple[StepResult, dict[str, Any]]] = {}
+        self._is_buffered = backend.durability == "exit"
+        self._buffer: dict[_Key, JournalEntry] = {}
+        self._folded: list[str] = []
+        self._open(stored, allow_changes=allow_changes)
+        self.governor: UsageGovernor | None = None
+
+    # Going on
+
+    @property
+    def spent(self) -> tuple[Decimal, int]:
+        """Dollars and tokens that steps spent which did not finish."""
+        cost, tokens = ZERO, 0
+        for each in self._spent.values():
+            cost, tokens = add_usd(cost, each.cost), tokens + each.tokens
+        return cost, tokens
+
+    @property
+    def asked(self) -> dict[StepPath, Question]:
+        """The questions that wait for an answer, by the address of the step that asked."""
+        return {
+            path: question
+            for path, question in self.found.items()
+            if isinstance(question, Question) and path not in self.answers
+        }
+
+    def interactions(self, home: StepPath) -> list[HumanInteraction]:
+        """Return what people have said to the steps whose home is the context of the step at `home`, in order."""
+        written = written_path(home)
+        said = [each.interaction for each in self._said if each.home == written]
+        return sorted(said, key=lambda interaction: interaction.timestamp)
+
+    def is_answered(self, path: StepPath) -> bool:
+        """Tell whether a person has answered the step at this address already."""
+        return path in self.answers or written_path(path) in self._done
+
+    def recall(self, frame: ExecutionFrame[Any]) -> StepResult | None:
+        """Return the result of a step that finished before, and let it have its effects; `None` if it did not."""
+        data = self._done.pop(written_path(frame.path), None) if self._done else None
+        if data is None:
+            return None
+        result = self._read_result(data["result"])
+        if "context" in data:
+            apply_context_change(frame.context, self._decoded(data["context"]))
+        frame.usage.recall(result.cost, result.token_counts)
+        self._written[id(result)] = (result, data["result"])
+        return result
+
+    def _open(self, stored: StoredRun, *, allow_changes: bool) -> None:
+        record = stored.record
+        head = 0
+        for entry in stored.entries:
+            if not entry.is_intact(self.run_id):
+                raise self._damaged(f"the entry of step {entry.path}")
+            head ^= entry.checksum
+        if head != record.head or len(stored.entries) != record.entry_count or not record.is_intact():
+            raise self._damaged(f"its record, or one of its {record.entry_count} entries,")
+        for entry in sorted(
+            stored.entries, key=lambda each: each.kind != "asked"
+        ):  # a note counts more than a question
+            self._note_live(entry)
+            data = json.loads(entry.payload)
+            path = read_path(entry.path)
+            match entry.kind:
+                case "done":
+                    self._check_step(path, data["step"], allow_changes=allow_changes)
+                    self._done[entry.path] = data
+                case "spent":
+                    self._spent[entry.path] = self._decoded(data)
+                case "answer":
+                    self._note_said(path, self._decoded(data))
+                case "asked" | "note":
+                    self.found[path] = self._decoded(data)
+
+    def _check_step(self, path: StepPath, fingerprint: str, *, allow_changes: bool) -> None:
+        step = self._fingerprints.find(path)
+        if allow_changes or (step is not None and self._fingerprints.of(step) == fingerprint):
+            return
+        what = f"{step.describe()} is another one now" if step is not None else "there is no such step any more"
+        raise PipelineChangedError(
+            f"run {self.run_id!r} finished the step at {'/'.join(path)}, but {what}; run it with the pipeline it began "
+            "with, or go on with allow_changes=True",
+            run_id=self.run_id,
+            path=path,
+        )
+
+    def _damaged(self, what: str) -> StateCorruptedError:
+        return StateCorruptedError(f"{what} of run {self.run_id!r} is damaged in the store", run_id=self.run_id)
+
+    def _decoded(self, data: Any) -> Any:
+        try:
+            return self._codec.decode(data)
+        except SerializationError as error:
+            raise SerializationError(f"run {self.run_id!r}: {error}") from error
+
+    def replay(self, context: BaseModel) -> list[StepResult]:
+        """Return the results of the steps of a run that completed, and let its context become what it was."""
+        history: list[StepResult] = []
+        while (data := self._done.get(str(len(history)))) is not None:
+            history.append(self._read_result(data["result"]))
+            if "context" in data:
+                apply_context_change(context, self._decoded(data["context"]))
+        if not history:
+            raise self._damaged("the history")
+        return history
+
+    # Recording
+
+    def before(self, frame: ExecutionFrame[Any]) -> BaseModel | None:
+        """Return a copy of a step's context to compare with afterwards; `None` if the step cannot change it."""
+        step = frame.step
+        if isinstance(step, AgentStep) and not step.sees_context and frame.scope.hooks is None:
+            return None
+        context: BaseModel = frame.context
+        return copy_context(context)
+
+    async def record(self, frame: ExecutionFrame[Any], result: StepResult, before: BaseModel | None) -> None:
+        """Store that a step finished: its result, what it changed in the context and what it cost, at once.
+
+        Raises:
+            SerializationError: The result holds a value that would not come back as it is.
+        """
+        path = written_path(frame.path)
+        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": self._result_data(result)}
+        change = None if before is None else context_change(before, frame.context, exclude=_KEPT_APART)
+        if change is not None:
+            written["context"] = self._codec.encode(change, "context")
+        await self._put(path, "done", written, folds=self._is_known(path))
+        self._written[id(result)] = (result, written["result"])
+
+    async def spend(self, path: StepPath, result: StepResult) -> None:
+        """Store what a step has spent without finishing: before this run went on, and since."""
+        spent = _Spent(result.cost, result.token_counts, result.attempts)
+        before = self._spent.get(written_path(path))
+        if before is not None:
+            spent = _Spent(
+                add_usd(spent.cost, before.cost), spent.tokens + before.tokens, spent.attempts + before.attempts
+            )
+        await self._put(written_path(path), "spent", self._codec.encode(spent))
+
+    def add_spent(self, path: StepPath, result: StepResult) -> None:
+        """Add to a step's result what it spent before this run went on."""
+        before = self._spent.get(written_path(path)) if self._spent else None
+        if before is not None:
+            result.cost = add_usd(result.cost, before.cost)
+            result.token_counts += before.tokens
+            result.attempts += before.attempts
+
+    async def note(self, path: StepPath, checkpoint: object) -> None:
+        """Store where the step at `path` stands, in place of all that was stored of it."""
+        written = written_path(path)
+        await self._put(written, "note", self._codec.encode(checkpoint), folds=self._is_known(written))
+
+    async def answer(self, path: StepPath, answer: Any) -> None:
+        """Store what a person answered to the step at `path`, which has asked.
+
+        Raises:
+            SerializationError: The answer would not come back as it is.
+        """
+        interaction = HumanInteraction(
+            message_to_human=self.asked[path].message, human_response=answer, timestamp=self._clock.now()
+        )
+        said = _Said(interaction, written_path(self._home_of(path)))
+        written = self._codec.encode(said, "the answer")
+        self._note_said(path, said)
+        await self._put(written_path(path), "answer", written, is_urgent=True)
+
+    def _note_said(self, path: StepPath, said: _Said) -> None:
+        self._said.append(said)
+        self.answers[path] = said.interaction.human_response
+
+    def _home_of(self, path: StepPath) -> StepPath:
+        """Return the address of the innermost wall around a step; that of the run if there is none."""
+        for length in range(len(path) - 1, 0, -1):
+            step = self._fingerprints.find(path[:length])
+            if isinstance(step, SubPipelineStep) and not step.inherit_context:
+                return path[:length]
+        return ()
+
+    async def finish(self, status: StoredStatus, waiting: Iterable[StepPath] = ()) -> None:
+        """Store how the run ended, with the questions it waits for, and let it go."""
+        for path in waiting:
+            if (question := self.left.get(path)) is not None:
+                self._add(written_path(path), "asked", to_json_text(self._codec.encode(question)))
+        await self._flush(status, releases=True)
+
+    async def _put(
+        self, path: str, kind: EntryKind, data: Any, *, folds: bool = False, is_urgent: bool = False
+    ) -> None:
+        if folds:
+            self._fold(path)
+        self._add(path, kind, to_json_text(data))
+        if not self._is_buffered or is_urgent:
+            await self._flush("running", releases=False)
+
+    def _add(self, path: str, kind: EntryKind, payload: str) -> None:
+        entry = JournalEntry.sealed(self.run_id, path, kind, self._clock.now().timestamp(), payload)
+        self._head ^= self._live.get((path, kind), 0)
+        self._head ^= entry.checksum
+        self._note_live(entry)
+        self._buffer[path, kind] = entry
+
+    async def _flush(self, status: StoredStatus, *, releases: bool) -> None:
+        """Hand over what is buffered; nothing changes here between taking it and handing it over."""
+        cost, tokens = (ZERO, 0) if self.governor is None else (self.governor.total_cost, self.governor.total_tokens)
+        change = JournalWrite(
+            status=status,
+            at=self._clock.now().timestamp(),
+            total_cost=cost,
+            total_tokens=tokens,
+            after=self._stored_head,
+            head=self._head,
+            entry_count=len(self._live),
+            checksum=self._seal.checksum(status, cost, tokens, self._head, len(self._live)),
+            folded=tuple(self._folded),
+            entries=tuple(self._buffer.values()),
+            releases=releases,
+        )
+        self._stored_head = self._head
+        self._buffer, self._folded = {}, []
+        await self._backend.write(self.run_id, self._owner, change)
+
+    # The frontier
+
+    def _note_live(self, entry: JournalEntry) -> None:
+        self._live[entry.path, entry.kind] = entry.checksum
+        path = entry.path
+        while path:
+            outer = path.rpartition("/")[0]
+            inner = self._tree.setdefault(outer, set())
+            if path in inner:
+                return
+            inner.add(path)
+            path = outer
+
+    def _is_known(self, path: str) -> bool:
+        """Tell whether there are entries of a step or of steps within it."""
+        return path in self._tree or any((path, kind) in self._live for kind in _FOLDED)
+
+    def _fold(self, path: str) -> None:
+        """Let the entries of a step and of all steps within it vanish."""
+        waiting = [path]
+        while waiting:
+            current = waiting.pop()
+            waiting.extend(self._tree.pop(current, ()))
+            for kind in _FOLDED:
+                checksum = self._live.pop((current, kind), None)
+                if checksum is not None:
+                    self._head ^= checksum
+                    self._buffer.pop((current, kind), None)
+        self._tree.get(path.rpartition("/")[0], set[str]()).discard(path)
+        self._folded.append(path)
+
+    # Results
+
+    def _result_data(self, result: StepResult) -> dict[str, Any]:
+        """Return a result as JSON; of its children what was written when they finished."""
+        data: dict[str, Any] = {
+            "name": result.name,
+            "status": result.status,
+            "output": self._codec.encode(result.output, "output"),
+            "attempts": result.attempts,
+            "latency_s": result.latency_s,
+        }
+        if result.cost:
+            data["cost"] = str(result.cost)
+        if result.token_counts:
+            data["tokens"] = result.token_counts
+        if result.feedback is not None:
+            data["feedback"] = self._codec.encode(result.feedback)
+        if result.metadata_:
+            data["metadata"] = self._codec.encode(result.metadata_, "metadata_")
+        if result.step_history:
+            data["steps"] = [self._child_data(child) for child in result.step_history]
+        return data
+
+    def _child_data(self, child: StepResult) -> dict[str, Any]:
+        _, data = self._written.pop(id(child), (None, None))
+        return self._result_data(child) if data is None else data
+
+    def _read_result(self, data: dict[str, Any]) -> StepResult:
+        return StepResult(
+            data["name"],
+            self._decoded(data["output"]),
+            status=data["status"],
+            attempts=data["attempts"],
+            latency_s=data["latency_s"],
+            cost=Decimal(data.get("cost", ZERO)),
+            token_counts=data.get("tokens", 0),
+            feedback=self._decoded(data.get("feedback")),
+            metadata_=self._decoded(data.get("metadata")),
+            step_history=[self._read_result(child) for child in data["steps"]] if "steps" in data else None,
+        )
+
+
+INTERNAL_TYPES = (Question, FellBack, _Spent, _Said)
+"""What journals store besides values of the user's."""

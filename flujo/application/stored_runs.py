@@ -1,0 +1,234 @@
+"""The stored runs of one runner: begun, found again, answered."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from flujo.application.core.durable_journal import INTERNAL_TYPES, DurableJournal
+from flujo.application.core.fingerprints import Fingerprints
+from flujo.application.core.outcome import pipeline_result
+from flujo.application.core.pausing import remember
+from flujo.application.resuming import accepted_answer, asked_step
+from flujo.domain.models import HumanInteraction, RefinementCheck, StepPath
+from flujo.domain.pipeline import Pipeline
+from flujo.domain.policies import ValidationResult
+from flujo.domain.results import PipelineResult, RunStatus, Waiting
+from flujo.exceptions import AnswerRejectedError, SerializationError, StateCorruptedError, StateError
+from flujo.state.backend import StateBackend
+from flujo.state.ownership import Owner
+from flujo.state.records import RunRecord, StoredRun
+from flujo.steps.hitl import HumanInTheLoopStep
+from flujo.steps.sub_pipeline import SubPipelineCheckpoint
+from flujo.utils.clock import Clock
+from flujo.utils.codec import Codec, to_json_text
+from flujo.utils.declared_types import DeclaredTypes
+
+_log = logging.getLogger("flujo.state")
+
+_RENEWALS_PER_LEASE = 3
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A stored run that this process owns.
+
+    Attributes:
+        journal: Its journal.
+        data: The input it began with.
+        context: A context as it began, with what people have said since.
+    """
+
+    journal: DurableJournal
+    data: Any
+    context: BaseModel
+
+
+class StoredRuns:
+    """Opens the stored runs of one pipeline.
+
+    Args:
+        backend: The store.
+        pipeline: The pipeline.
+        context_model: The model of the runs' contexts.
+        name: What the pipeline is called.
+        version: Which version of it this is.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self,
+        backend: StateBackend,
+        pipeline: Pipeline[Any, Any],
+        context_model: type[BaseModel],
+        *,
+        name: str,
+        version: str,
+        clock: Clock,
+    ) -> None:
+        self.backend = backend
+        self._pipeline = pipeline
+        self._name, self._version, self._clock = name, version, clock
+        self._codec = Codec(DeclaredTypes(_declared(pipeline, context_model)))
+        self._fingerprints = Fingerprints(pipeline)
+
+    @asynccontextmanager
+    async def begun(self, run_id: str, data: Any, context: BaseModel) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
+        """Begin a run, or go on with the one of this identity; gives the result of one that completed.
+
+        Raises:
+            SerializationError: The input or the context holds a value that would not come back as it is.
+            RunOwnedError: Another process runs it.
+            StateError: It cannot be stored, is damaged, or is of another pipeline.
+        """
+        now = self._clock.now()
+        start = to_json_text(
+            {"input": self._codec.encode(data, "the input"), "context": self._codec.encode(context, "the context")}
+        )
+        record = RunRecord(
+            run_id=run_id,
+            pipeline_name=self._name,
+            pipeline_version=self._version,
+            created_at=now,
+            updated_at=now,
+            start=start,
+        )
+        seal = record.seal
+        record = record.model_copy(update={"checksum": seal.checksum("running", record.total_cost, 0, 0, 0)})
+        async with self._owned() as owner:
+            if await self.backend.create(record, owner):
+                async with self._renewed(run_id, owner):
+                    yield self._open(StoredRun(record, []), owner)
+            else:
+                async with self._claimed(run_id, owner, allow_changes=False) as run:
+                    yield run
+
+    @asynccontextmanager
+    async def found(self, run_id: str, *, allow_changes: bool) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
+        """Go on with a run; raises what `begun` does, and `RunNotFoundError` if there is none."""
+        async with self._owned() as owner, self._claimed(run_id, owner, allow_changes=allow_changes) as run:
+            yield run
+
+    def waiting(self, run: OpenRun) -> list[Waiting]:
+        """Return the steps of a run that wait for a person, in the order of their addresses."""
+        asked = run.journal.asked
+        return [
+            Waiting(
+                path=path,
+                step_name=self._name_of(path),
+                message=asked[path].message,
+                input_schema=self._schema_of(path),
+            )
+            for path in sorted(asked)
+        ]
+
+    async def answer(self, run: OpenRun, human_input: Any, path: Sequence[str] | None) -> None:
+        """Store a person's answer to a waiting step, once it is known to fit.
+
+        Raises:
+            StateError: The run does not wait, or several steps do and `path` does not say which one is answered.
+            AnswerRejectedError: The answer does not fit, came twice, or nobody waits at `path`.
+        """
+        run_id, waiting = run.journal.run_id, self.waiting(run)
+        if path is not None and run.journal.is_answered(tuple(path)):
+            raise AnswerRejectedError(f"the step at {tuple(path)!r} of run {run_id!r} has been answered already")
+        if not waiting and run.journal.answers:
+            raise AnswerRejectedError(f"run {run_id!r} has been answered already; run it again by its run_id")
+        if not waiting:
+            raise AnswerRejectedError(f"run {run_id!r} does not wait for an answer")
+        asked = asked_step(waiting, path)
+        await run.journal.answer(asked.path, accepted_answer(asked, human_input))
+
+    @asynccontextmanager
+    async def _owned(self) -> AsyncGenerator[Owner]:
+        owner = Owner()
+        owner.enter()
+        try:
+            yield owner
+        finally:
+            owner.leave()
+
+    @asynccontextmanager
+    async def _claimed(
+        self, run_id: str, owner: Owner, *, allow_changes: bool
+    ) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
+        stored = await self.backend.claim(run_id, owner)
+        try:
+            if stored.record.status == "completed":
+                yield self._result(stored, owner, allow_changes=allow_changes)
+                return
+            async with self._renewed(run_id, owner):
+                yield self._open(stored, owner, allow_changes=allow_changes)
+        finally:
+            await self.backend.release(run_id, owner)  # does nothing if the run was let go, as at its end
+
+    @asynccontextmanager
+    async def _renewed(self, run_id: str, owner: Owner) -> AsyncGenerator[None]:
+        """Renew the lease while the block runs."""
+        renewal = asyncio.create_task(self._renew(run_id, owner))  # cancelled and awaited below
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            await asyncio.wait([renewal])
+
+    async def _renew(self, run_id: str, owner: Owner) -> None:
+        while True:
+            await asyncio.sleep(self.backend.lease_s / _RENEWALS_PER_LEASE)
+            try:
+                await self.backend.renew(run_id, owner)
+            except StateError as error:  # what the run writes next tells it so
+                _log.warning("the lease of run %s was not renewed: %s", run_id, error)
+
+    def _open(self, stored: StoredRun, owner: Owner, *, allow_changes: bool = False) -> OpenRun:
+        journal = DurableJournal(
+            self.backend,
+            owner,
+            stored,
+            codec=self._codec,
+            fingerprints=self._fingerprints,
+            clock=self._clock,
+            allow_changes=allow_changes,
+        )
+        data, context = self._start_of(stored.record)
+        remember(journal.interactions(()), context)
+        return OpenRun(journal, data, context)
+
+    def _start_of(self, record: RunRecord) -> tuple[Any, BaseModel]:
+        try:
+            start = json.loads(record.start)
+            return self._codec.decode(start["input"]), self._codec.decode(start["context"])
+        except SerializationError as error:
+            raise SerializationError(f"run {record.run_id!r}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateCorruptedError(f"the start of run {record.run_id!r} is damaged", run_id=record.run_id) from error
+
+    def _result(self, stored: StoredRun, owner: Owner, *, allow_changes: bool) -> PipelineResult[Any]:
+        """Return what a run came to that completed, made of its journal."""
+        run = self._open(stored, owner, allow_changes=allow_changes)
+        history = run.journal.replay(run.context)
+        status: RunStatus = "completed"
+        return pipeline_result(stored.record.run_id, status, history[-1].output, history, run.context, ())
+
+    def _name_of(self, path: StepPath) -> str:
+        step = self._fingerprints.find(path)
+        return path[-1] if step is None else step.name
+
+    def _schema_of(self, path: StepPath) -> Any:
+        step = self._fingerprints.find(path)
+        return step.input_schema if isinstance(step, HumanInTheLoopStep) else None
+
+
+def _declared(pipeline: Pipeline[Any, Any], context_model: type[BaseModel]) -> Iterable[Any]:
+    """Yield the types that a pipeline declares, and those that flujo itself stores."""
+    yield from (context_model, HumanInteraction, RefinementCheck, ValidationResult, PipelineResult[Any], Waiting)
+    yield from (SubPipelineCheckpoint, *INTERNAL_TYPES)
+    for step in pipeline.walk():
+        yield from (step.input_type, step.output_type)
+        if isinstance(step, HumanInTheLoopStep):
+            yield step.input_schema

@@ -1,0 +1,142 @@
+"""A store in the memory of this process: for tests, and for runs that need to survive a pause only."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flujo.state.backend import LEASE_S, Durability
+from flujo.state.ownership import Owner
+from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun, is_within
+from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
+from flujo.utils.clock import SYSTEM_CLOCK, Clock
+
+
+@dataclass(slots=True)
+class _Run:
+    record: RunRecord
+    entries: dict[tuple[str, str], JournalEntry]
+    owner: Owner | None
+    lease_until_s: float
+
+
+class InMemoryBackend:
+    """Keeps runs for as long as it lives.
+
+    Args:
+        durability: `exit` stores only the end, a pause or a failure of a run; the others are the same here.
+        lease_s: Seconds for which an owner keeps a run without renewing it.
+        clock: Tells the time.
+
+    Example:
+        ```python
+        from flujo import Flujo, InMemoryBackend, Step
+
+        runner = Flujo(Step.from_callable(str.upper, name="shout"), state_backend=InMemoryBackend())
+        first = runner.run("hello", run_id="greeting")
+        assert runner.run("hello", run_id="greeting").output == first.output
+        ```
+    """
+
+    def __init__(
+        self, *, durability: Durability = "full", lease_s: float = LEASE_S, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.durability: Durability = durability
+        self.lease_s = lease_s
+        self._clock = clock
+        self._runs: dict[str, _Run] = {}
+
+    async def create(self, record: RunRecord, owner: Owner) -> bool:
+        """Store a new run, unless one of its identity exists."""
+        if record.run_id in self._runs:
+            return False
+        self._runs[record.run_id] = _Run(
+            record.model_copy(update={"owner": owner.text}), {}, owner, self._clock.monotonic() + self.lease_s
+        )
+        return True
+
+    async def claim(self, run_id: str, owner: Owner) -> StoredRun:
+        """Take a run over, unless somebody else has it."""
+        run = self._find(run_id)
+        if run.record.status != "completed":
+            self._check_free(run, owner)
+            run.owner, run.lease_until_s = owner, self._clock.monotonic() + self.lease_s
+            run.record = run.record.model_copy(update={"owner": owner.text})
+        return StoredRun(run.record, list(run.entries.values()))
+
+    async def load(self, run_id: str) -> StoredRun:
+        """Return a run."""
+        run = self._find(run_id)
+        return StoredRun(run.record, list(run.entries.values()))
+
+    async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
+        """Change a run."""
+        run = self._owned(run_id, owner)
+        if run.record.head != change.after:
+            raise earlier_write_failed(run_id)
+        for outer in change.folded:
+            for key in [key for key in run.entries if is_within(key[0], outer) and key[1] != "answer"]:
+                del run.entries[key]
+        for entry in change.entries:
+            run.entries[entry.path, entry.kind] = entry
+        run.owner = None if change.releases else owner
+        run.record = run.record.model_copy(
+            update={
+                "status": change.status,
+                "updated_at": datetime.fromtimestamp(change.at, UTC),
+                "owner": None if change.releases else owner.text,
+                "total_cost": change.total_cost,
+                "total_tokens": change.total_tokens,
+                "head": change.head,
+                "entry_count": change.entry_count,
+                "checksum": change.checksum,
+            }
+        )
+        run.lease_until_s = self._clock.monotonic() + self.lease_s
+
+    async def renew(self, run_id: str, owner: Owner) -> None:
+        """Renew the lease of a run."""
+        self._owned(run_id, owner).lease_until_s = self._clock.monotonic() + self.lease_s
+
+    async def release(self, run_id: str, owner: Owner) -> None:
+        """Let a run go."""
+        run = self._runs.get(run_id)
+        if run is not None and run.owner == owner:
+            run.owner, run.record = None, run.record.model_copy(update={"owner": None})
+
+    async def list_runs(self, query: RunQuery) -> list[RunRecord]:
+        """Return the records of runs."""
+        found = [
+            run.record
+            for run in self._runs.values()
+            if query.status in (None, run.record.status)
+            and query.pipeline_name in (None, run.record.pipeline_name)
+            and (query.since is None or run.record.updated_at >= query.since)
+            and (query.until is None or run.record.updated_at < query.until)
+        ]
+        found.sort(key=lambda record: (record.updated_at, record.run_id), reverse=True)
+        return found[: query.limit]
+
+    async def delete(self, run_id: str) -> None:
+        """Forget a run."""
+        if run_id in self._runs:
+            self._check_free(self._runs[run_id], None)
+            del self._runs[run_id]
+
+    async def close(self) -> None:
+        """Do nothing: what it holds is memory."""
+
+    def _find(self, run_id: str) -> _Run:
+        if run_id not in self._runs:
+            raise run_not_found(run_id)
+        return self._runs[run_id]
+
+    def _owned(self, run_id: str, owner: Owner) -> _Run:
+        run = self._find(run_id)
+        if run.owner != owner:
+            raise run_superseded(run_id, run.owner)
+        return run
+
+    def _check_free(self, run: _Run, owner: Owner | None) -> None:
+        holder = run.owner
+        if holder is None or holder == owner or holder.is_dead() or self._clock.monotonic() >= run.lease_until_s:
+            return
+        raise run_owned(run.record.run_id, holder)

@@ -1,0 +1,345 @@
+"""A store in one SQLite file: the embedded default.
+
+The file is in write-ahead mode, so that readers and one writer do not wait for each other.
+One thread writes (see `sqlite_writer`); what is read, which is seldom, is read through connections of its own.
+The schema is numbered by `PRAGMA user_version`; each step to the next number is one transaction, so that a migration
+that was killed goes on where it stood.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateCorruptedError, StateError
+from flujo.state.backend import LEASE_S, Durability
+from flujo.state.ownership import Owner
+from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun
+from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
+from flujo.state.sqlite_writer import SQLiteWriter
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x464C554A  # "FLUJ"
+_BUSY_S = 60.0  # how long one process waits for another's commit
+_SYNCHRONOUS: dict[Durability, str] = {"full": "FULL", "fast": "NORMAL", "exit": "FULL"}
+_DAMAGED = ("malformed", "not a database", "corrupt")
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE runs (
+            id INTEGER PRIMARY KEY,
+            run_id TEXT NOT NULL UNIQUE,
+            pipeline_name TEXT NOT NULL,
+            pipeline_version TEXT NOT NULL,
+            status TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            updated_at REAL NOT NULL,
+            owner TEXT,
+            lease_until REAL NOT NULL,
+            total_cost TEXT NOT NULL,
+            total_tokens INTEGER NOT NULL,
+            start TEXT NOT NULL,
+            head INTEGER NOT NULL,
+            entry_count INTEGER NOT NULL,
+            checksum INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX runs_by_update ON runs (updated_at DESC)",
+        """CREATE TABLE journal (
+            run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+            path TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            at REAL NOT NULL,
+            payload TEXT NOT NULL,
+            checksum INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE UNIQUE INDEX journal_by_path ON journal (run, path, kind)",
+    ),
+)
+"""The statements that lead from each version of the schema to the next."""
+
+_RECORD = (
+    "run_id, pipeline_name, pipeline_version, status, created_at, updated_at, owner, total_cost, total_tokens, start, "
+    "head, entry_count, checksum"
+)
+
+
+class SQLiteBackend:
+    """Keeps runs in a SQLite file that many processes of one machine may use at once.
+
+    Args:
+        path: The file; it is made, readable for its owner only, if it is not there.
+        durability: What a finished step survives: `full` the loss of power, `fast` the death of the process;
+            with `exit` only the end, a pause or a failure of a run is stored.
+        lease_s: Seconds for which a process that cannot be asked keeps a run; it renews its lease while it runs.
+
+    Raises:
+        ConfigurationError: The durability is none of these, or the lease is not positive.
+
+    Example:
+        ```python
+        from flujo import Flujo, SQLiteBackend, Step
+
+        runner = Flujo(Step.from_callable(str.upper, name="shout"), state_backend=SQLiteBackend("runs.db"))
+        result = runner.run("hello", run_id="greeting")
+        assert result.output == runner.run("hello", run_id="greeting").output
+        ```
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "full", lease_s: float = LEASE_S
+    ) -> None:
+        if durability not in _SYNCHRONOUS:
+            raise ConfigurationError(f"durability is {durability!r}; it is one of {', '.join(map(repr, _SYNCHRONOUS))}")
+        if not lease_s > 0:
+            raise ConfigurationError(f"lease_s is {lease_s!r}; a lease is more than 0 seconds")
+        self.path = Path(path)
+        self.durability: Durability = durability
+        self.lease_s = lease_s
+        self._writer = SQLiteWriter(self._connect, self.path)
+
+    async def create(self, record: RunRecord, owner: Owner) -> bool:
+        """Store a new run, unless one of its identity exists."""
+
+        def insert(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
+                f"INSERT INTO runs ({_RECORD}, lease_until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (run_id) DO NOTHING",
+                (
+                    *(record.run_id, record.pipeline_name, record.pipeline_version, record.status),
+                    *(record.created_at.timestamp(), record.updated_at.timestamp(), owner.text),
+                    *(str(record.total_cost), record.total_tokens, record.start),
+                    *(record.head, record.entry_count, record.checksum, time.time() + self.lease_s),
+                ),
+            )
+            return cursor.rowcount == 1
+
+        return await self._write(record.run_id, insert)
+
+    async def claim(self, run_id: str, owner: Owner) -> StoredRun:
+        """Take a run over, unless somebody else has it."""
+
+        def take(connection: sqlite3.Connection) -> StoredRun:
+            stored = _load(connection, run_id)
+            if stored.record.status == "completed":
+                return stored
+            _check_free(connection, run_id, owner)
+            lease = time.time() + self.lease_s
+            connection.execute(
+                "UPDATE runs SET owner = ?, lease_until = ? WHERE run_id = ?", (owner.text, lease, run_id)
+            )
+            return StoredRun(stored.record.model_copy(update={"owner": owner.text}), stored.entries)
+
+        return await self._write(run_id, take)
+
+    async def load(self, run_id: str) -> StoredRun:
+        """Return a run."""
+        return await self._read(run_id, lambda connection: _load(connection, run_id))
+
+    async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
+        """Change a run."""
+        text = owner.text
+        values = (
+            *(change.status, change.at, None if change.releases else text),
+            *(str(change.total_cost), change.total_tokens, change.head, change.entry_count, change.checksum),
+        )
+
+        def store(connection: sqlite3.Connection) -> None:
+            row = connection.execute(
+                "UPDATE runs SET status = ?, updated_at = ?, owner = ?, total_cost = ?, total_tokens = ?, head = ?, "
+                "entry_count = ?, checksum = ?, lease_until = ? WHERE run_id = ? AND owner = ? AND head = ? "
+                "RETURNING id",
+                (*values, time.time() + self.lease_s, run_id, text, change.after),
+            ).fetchone()
+            if row is None:
+                raise _lost(connection, run_id, owner)
+            (run,) = row
+            for outer in change.folded:
+                connection.execute(
+                    "DELETE FROM journal WHERE run = ? AND kind <> 'answer' AND (path = ? OR (path > ? AND path < ?))",
+                    (run, outer, f"{outer}/", f"{outer}0"),  # 0 is what comes after /
+                )
+            for each in change.entries:
+                connection.execute(
+                    "INSERT OR REPLACE INTO journal (run, path, kind, at, payload, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                    (run, each.path, each.kind, each.at, each.payload, each.checksum),
+                )
+
+        await self._write(run_id, store)
+
+    async def renew(self, run_id: str, owner: Owner) -> None:
+        """Renew the lease of a run."""
+
+        def extend(connection: sqlite3.Connection) -> None:
+            cursor = connection.execute(
+                "UPDATE runs SET lease_until = ? WHERE run_id = ? AND owner = ?",
+                (time.time() + self.lease_s, run_id, owner.text),
+            )
+            if cursor.rowcount != 1:
+                raise _lost(connection, run_id, owner)
+
+        await self._write(run_id, extend)
+
+    async def release(self, run_id: str, owner: Owner) -> None:
+        """Let a run go."""
+
+        def let_go(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?", (run_id, owner.text))
+
+        await self._write(run_id, let_go)
+
+    async def list_runs(self, query: RunQuery) -> list[RunRecord]:
+        """Return the records of runs."""
+        conditions = {
+            "status = ?": query.status,
+            "pipeline_name = ?": query.pipeline_name,
+            "updated_at >= ?": None if query.since is None else query.since.timestamp(),
+            "updated_at < ?": None if query.until is None else query.until.timestamp(),
+        }
+        given = {condition: value for condition, value in conditions.items() if value is not None}
+        where = f"WHERE {' AND '.join(given)}" if given else ""
+        statement = f"SELECT {_RECORD} FROM runs {where} ORDER BY updated_at DESC, run_id DESC LIMIT ?"
+        limit = -1 if query.limit is None else query.limit
+
+        def select(connection: sqlite3.Connection) -> list[RunRecord]:
+            return [_record(row) for row in connection.execute(statement, (*given.values(), limit))]
+
+        return await self._read(None, select)
+
+    async def delete(self, run_id: str) -> None:
+        """Forget a run."""
+
+        def remove(connection: sqlite3.Connection) -> None:
+            _check_free(connection, run_id, None)
+            connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+
+        await self._write(run_id, remove)
+
+    async def close(self) -> None:
+        """End the thread that writes, and close the file."""
+        await asyncio.to_thread(self._writer.stop)
+
+    async def _write(self, run_id: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._writer.run(work)
+        except (sqlite3.Error, OSError) as error:
+            raise self._clear_error(run_id, error) from error
+
+    async def _read(self, run_id: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
+        def read() -> T:
+            with closing(self._connect()) as connection:
+                return work(connection)
+
+        try:
+            return await asyncio.to_thread(read)
+        except (sqlite3.Error, OSError) as error:
+            raise self._clear_error(run_id, error) from error
+
+    def _clear_error(self, run_id: str | None, error: sqlite3.Error | OSError) -> StateError:
+        """Return an error that names the run and the file."""
+        which = "the runs" if run_id is None else f"run {run_id!r}"
+        if isinstance(error, OSError):
+            return StateError(f"{self.path} cannot be opened: {error.strerror}")
+        if any(word in str(error) for word in _DAMAGED):
+            return StateCorruptedError(f"{which} in {self.path}: {error}", run_id=run_id)
+        return StateError(f"{which} could not be stored in or read from {self.path}: {error}")
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self.durability]}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            _migrate(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema to the newest version, one transaction for each step."""
+    while (version := _version(connection, path)) < len(MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _version(connection, path) == version:  # nobody else has done it meanwhile
+                for statement in MIGRATIONS[version]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if version > len(MIGRATIONS) and application == APPLICATION_ID:
+        raise SchemaTooNewError(
+            f"{path} has schema {version}, and this flujo knows {len(MIGRATIONS)}; upgrade flujo to open it"
+        )
+    if application != APPLICATION_ID and (version or _has_tables(connection)):
+        raise StateError(f"{path} is a database of another program; give another file")
+    return int(version)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def _load(connection: sqlite3.Connection, run_id: str) -> StoredRun:
+    row = connection.execute(f"SELECT {_RECORD}, id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        raise run_not_found(run_id)
+    *fields, run = row
+    entries = connection.execute("SELECT path, kind, at, payload, checksum FROM journal WHERE run = ?", (run,))
+    return StoredRun(_record(fields), [JournalEntry(*each) for each in entries])
+
+
+def _record(row: Any) -> RunRecord:
+    run_id, name, version, status, created, updated, owner, cost, tokens, start, head, count, checksum = row
+    return RunRecord.model_construct(
+        run_id=run_id,
+        pipeline_name=name,
+        pipeline_version=version,
+        status=status,
+        created_at=datetime.fromtimestamp(created, UTC),
+        updated_at=datetime.fromtimestamp(updated, UTC),
+        owner=owner,
+        total_cost=Decimal(cost),
+        total_tokens=tokens,
+        start=start,
+        head=head,
+        entry_count=count,
+        checksum=checksum,
+    )
+
+
+def _check_free(connection: sqlite3.Connection, run_id: str, owner: Owner | None) -> None:
+    row = connection.execute("SELECT owner, lease_until FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None or row[0] is None:
+        return
+    holder = Owner.parse(row[0])
+    if holder != owner and not holder.is_dead() and time.time() < row[1]:
+        raise run_owned(run_id, holder)
+
+
+def _lost(connection: sqlite3.Connection, run_id: str, owner: Owner) -> StateError:
+    """Return the error for an owner whose change was not for the run as it is."""
+    row = connection.execute("SELECT owner FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        return run_not_found(run_id)
+    if row[0] == owner.text:
+        return earlier_write_failed(run_id)
+    return run_superseded(run_id, None if row[0] is None else Owner.parse(row[0]))
