@@ -128,7 +128,7 @@ class _Author:
             cost=self._one_of(*COSTS),
             tokens=self._number(0, 9),
             failure_cost=Decimal(str(self._one_of(*COSTS))) if fails else Decimal(0),
-            effects=tuple(self._one_of(*get_args(Effect)) for _ in range(self._number(0, 2))),
+            effects=tuple(self._one_of(*get_args(Effect)) for _ in range(self._number(0, 3))),
             waits=self._number(0, self._kinds.most_waits),
         )
 

@@ -6,11 +6,11 @@ from collections.abc import Coroutine
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from flujo import Flujo, PipelineResult, StepResult
+from flujo import Flujo, PipelineResult, StepResult, Waiting
 from tests.properties.building import AnyStep, Board, plain
 from tests.properties.merging import FIELDS, Context
 from tests.properties.model import Report, Trace
-from tests.properties.programs import Program
+from tests.properties.programs import Program, reply
 from tests.properties.world import WORLD, Picks, Turnstile, World
 
 T = TypeVar("T")
@@ -41,6 +41,28 @@ def run(step: AnyStep, program: Program, picks: Picks = (0,), **settings: Any) -
 
     result, world = in_world(work(), picks)
     return report_of(result, world)
+
+
+async def answered(
+    runner: Flujo[Any, Any], program: Program, order: Picks
+) -> tuple[PipelineResult[Any], list[Waiting]]:
+    """Run a program to its end and answer every question; return the result and the questions in order.
+
+    Args:
+        runner: Runs the program.
+        program: What is run.
+        order: The place of the next question to answer among those that wait, again and again from the beginning.
+    """
+    asked: list[Waiting] = []
+    result = await runner.run_async(program.data)
+    while result.status == "paused":
+        report = report_of(result, WORLD.get())
+        assert (report.cost, report.tokens) == WORLD.get().spent
+        assert result.output is None
+        question = result.waiting[order[len(asked) % len(order)] % len(result.waiting)]
+        asked.append(question)
+        result = await runner.resume_async(result, reply(question.message), path=question.path)
+    return result, asked
 
 
 def report_of(result: PipelineResult[Any], world: World) -> Report:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from flujo import PipelineResult, UsageLimitExceededError, UsageLimits
 from tests.properties.building import build
-from tests.properties.generator import programs, schedules
+from tests.properties.generator import Kinds, programs, schedules
 from tests.properties.ledger import Ledger, dearest, dollars, exact_limits
 from tests.properties.model import Model, every
 from tests.properties.programs import Program, Seq, walk
-from tests.properties.running import in_world, report_of, run, runner_of
+from tests.properties.running import answered, in_world, report_of, run, runner_of
 from tests.properties.world import World
 
 _LEAST = Fraction(1, 10**31)  # less than the last digit of any price
@@ -23,11 +23,11 @@ _LEAST = Fraction(1, 10**31)  # less than the last digit of any price
 def _run_into_limit(
     program: Program, limits: dict[str, UsageLimits], picks: list[int], **settings: Any
 ) -> tuple[UsageLimitExceededError, World]:
-    """Run a program that has to pass a limit, and return the error and the world."""
+    """Run a program that has to pass a limit, and return the error and the world; people answer at once."""
 
     async def work() -> UsageLimitExceededError:
         with pytest.raises(UsageLimitExceededError) as exceeded:
-            await runner_of(build(program.root, limits), program, **settings).run_async(program.data)
+            await answered(runner_of(build(program.root, limits), program, **settings), program, picks)
         return exceeded.value
 
     return in_world(work(), picks)
@@ -44,9 +44,9 @@ def test_a_run_that_meets_every_limit_completes(program: Program, picks: list[in
     assert report.lines() == expected.lines()
 
 
-@given(programs(), schedules, st.data())
+@given(programs(Kinds(humans=True)), schedules, st.data())
 def test_a_step_that_passes_its_limit_stops_the_run(program: Program, picks: list[int], data: st.DataObject) -> None:
-    """The smallest amount less than a step spends is too little, and the error has all that was paid for."""
+    """The smallest amount too little stops a run, pauses or not, and the error has all that was paid for."""
     spent = dearest(program.root, Model().run(program).history)
     names = [name for name, (cost, tokens) in spent.items() if cost or tokens]
     assume(names)
@@ -65,7 +65,7 @@ def test_a_step_that_passes_its_limit_stops_the_run(program: Program, picks: lis
     assert any(trace.name == name for trace in every(report_of(error.result, world).history))
 
 
-@given(programs(), schedules, st.integers(1, 9))
+@given(programs(Kinds(humans=True)), schedules, st.integers(1, 9))
 def test_nothing_starts_after_a_breach(program: Program, picks: list[int], tenths: int) -> None:
     """With limits at every step, nothing begins and nothing is charged once the first of them is passed."""
     expected = Model().run(program)

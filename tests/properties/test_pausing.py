@@ -3,51 +3,33 @@
 from typing import Any
 
 from hypothesis import given
-from hypothesis import strategies as st
 
-from flujo import Flujo, HumanInteraction, PipelineResult, UsageLimits, Waiting
+from flujo import HumanInteraction, PipelineResult, UsageLimits
 from tests.properties.building import build
 from tests.properties.generator import Kinds, programs, schedules
 from tests.properties.ledger import dollars, exact_limits
 from tests.properties.model import Model
 from tests.properties.programs import Program, reply, walled
-from tests.properties.running import in_world, report_of, run, runner_of
+from tests.properties.running import answered, in_world, report_of, run, runner_of
 from tests.properties.world import WORLD
 
 _PEOPLE = Kinds(humans=True)
-_orders = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
 
-async def _with_answers(
-    runner: Flujo[Any, Any], program: Program, order: list[int]
-) -> tuple[PipelineResult[Any], list[Waiting]]:
-    """Run a program to its end and answer every question; return the result and the questions in order."""
-    asked: list[Waiting] = []
-    result = await runner.run_async(program.data)
-    while result.status == "paused":
-        report = report_of(result, WORLD.get())
-        assert (report.cost, report.tokens) == WORLD.get().spent
-        assert result.output is None
-        question = result.waiting[order[len(asked) % len(order)] % len(result.waiting)]
-        asked.append(question)
-        result = await runner.resume_async(result, reply(question.message), path=question.path)
-    return result, asked
-
-
-@given(programs(_PEOPLE), schedules, _orders)
+@given(programs(_PEOPLE), schedules, schedules)
 def test_a_run_with_people_comes_to_what_it_comes_to_with_agents(
     program: Program, picks: list[int], order: list[int]
 ) -> None:
     """However often a run pauses, its result and its calls are those of a run that never does."""
     expected = Model().run(program)
 
-    (result, _), world = in_world(_with_answers(runner_of(build(program.root), program), program, order), picks)
+    (result, _), world = in_world(answered(runner_of(build(program.root), program), program, order), picks)
 
     assert report_of(result, world).lines() == expected.lines()
     assert run(build(program.root, people=False), program, picks).lines() == expected.lines()
 
 
-@given(programs(_PEOPLE), schedules, _orders)
+@given(programs(_PEOPLE), schedules, schedules)
 def test_limits_count_what_was_spent_before_a_pause(program: Program, picks: list[int], order: list[int]) -> None:
     """With each limit exactly at what is spent below it before and after the pauses, a run with people completes."""
     expected = Model().run(program)
@@ -55,15 +37,15 @@ def test_limits_count_what_was_spent_before_a_pause(program: Program, picks: lis
     whole = UsageLimits(total_cost_usd_limit=dollars(expected.cost), total_tokens_limit=expected.tokens)
     runner = runner_of(build(program.root, limits), program, usage_limits=whole)
 
-    (result, _), world = in_world(_with_answers(runner, program, order), picks)
+    (result, _), world = in_world(answered(runner, program, order), picks)
 
     assert report_of(result, world).lines() == expected.lines()
 
 
-@given(programs(_PEOPLE), _orders)
+@given(programs(_PEOPLE), schedules)
 def test_every_answer_is_remembered(program: Program, order: list[int]) -> None:
     """The context keeps what people were asked and what they answered; while it waits, it says so."""
-    (result, asked), _ = in_world(_with_answers(runner_of(build(program.root), program), program, order))
+    (result, asked), _ = in_world(answered(runner_of(build(program.root), program), program, order))
 
     context: Any = result.final_pipeline_context
     remembered: list[HumanInteraction] = context.hitl_history
@@ -74,7 +56,7 @@ def test_every_answer_is_remembered(program: Program, order: list[int]) -> None:
     assert {"status", "pause_message"} & set(context.scratchpad) == set()
 
 
-@given(programs(Kinds(humans=True, caches=False)), _orders)
+@given(programs(Kinds(humans=True, caches=False)), schedules)
 def test_a_paused_result_may_be_resumed_again(program: Program, order: list[int]) -> None:
     """Resuming does not change the result it resumes: a second time comes to the same."""
     runner = runner_of(build(program.root), program)
