@@ -100,19 +100,16 @@ class StoredRuns:
         )
         seal = record.seal
         record = record.model_copy(update={"checksum": seal.checksum("running", record.total_cost, 0, 0, 0)})
-        async with self._owned() as owner:
-            if await self.backend.create(record, owner):
-                async with self._renewed(run_id, owner):
-                    yield self._open(StoredRun(record, []), owner)
-            else:
-                async with self._claimed(run_id, owner, allow_changes=False) as run:
-                    yield run
+        async with self._owner_of(run_id) as owner:
+            is_new = await self.backend.create(record, owner)
+            stored = StoredRun(record, []) if is_new else await self.backend.claim(run_id, owner)
+            yield self._opened(stored, owner, allow_changes=False)
 
     @asynccontextmanager
     async def found(self, run_id: str, *, allow_changes: bool) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
         """Go on with a run; raises what `begun` does, and `RunNotFoundError` if there is none."""
-        async with self._owned() as owner, self._claimed(run_id, owner, allow_changes=allow_changes) as run:
-            yield run
+        async with self._owner_of(run_id) as owner:
+            yield self._opened(await self.backend.claim(run_id, owner), owner, allow_changes=allow_changes)
 
     def waiting(self, run: OpenRun) -> list[Waiting]:
         """Return the steps of a run that wait for a person, in the order of their addresses."""
@@ -124,7 +121,7 @@ class StoredRuns:
                 message=asked[path].message,
                 input_schema=self._schema_of(path),
             )
-            for path in sorted(asked)
+            for path in sorted(asked, key=lambda path: [_number_aware(part) for part in path])
         ]
 
     async def answer(self, run: OpenRun, human_input: Any, path: Sequence[str] | None) -> None:
@@ -145,37 +142,29 @@ class StoredRuns:
         await run.journal.answer(asked.path, accepted_answer(asked, human_input))
 
     @asynccontextmanager
-    async def _owned(self) -> AsyncGenerator[Owner]:
+    async def _owner_of(self, run_id: str) -> AsyncGenerator[Owner]:
+        """Give an owner for a run, whose lease is renewed while the block runs, and which lets the run go at the end."""
         owner = Owner()
         owner.enter()
+        renewal = asyncio.create_task(self._renew(run_id, owner))  # cancelled and awaited below
         try:
             yield owner
         finally:
             owner.leave()
-
-    @asynccontextmanager
-    async def _claimed(
-        self, run_id: str, owner: Owner, *, allow_changes: bool
-    ) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
-        stored = await self.backend.claim(run_id, owner)
-        try:
-            if stored.record.status == "completed":
-                yield self._result(stored, owner, allow_changes=allow_changes)
-                return
-            async with self._renewed(run_id, owner):
-                yield self._open(stored, owner, allow_changes=allow_changes)
-        finally:
-            await self.backend.release(run_id, owner)  # does nothing if the run was let go, as at its end
-
-    @asynccontextmanager
-    async def _renewed(self, run_id: str, owner: Owner) -> AsyncGenerator[None]:
-        """Renew the lease while the block runs."""
-        renewal = asyncio.create_task(self._renew(run_id, owner))  # cancelled and awaited below
-        try:
-            yield
-        finally:
             renewal.cancel()
             await asyncio.wait([renewal])
+            await self._let_go(run_id, owner)
+
+    async def _let_go(self, run_id: str, owner: Owner) -> None:
+        """Let a run belong to nobody, if it still has this owner; it has none if the run came to its end."""
+        try:
+            await self.backend.release(run_id, owner)
+        except StateError as error:  # the lease runs out, and what happened before says more
+            _log.warning("run %s could not be let go: %s", run_id, error)
+
+    def _opened(self, stored: StoredRun, owner: Owner, *, allow_changes: bool) -> OpenRun | PipelineResult[Any]:
+        run = self._open(stored, owner, allow_changes=allow_changes)
+        return self._result(stored, run) if stored.record.status == "completed" else run
 
     async def _renew(self, run_id: str, owner: Owner) -> None:
         while True:
@@ -185,7 +174,7 @@ class StoredRuns:
             except StateError as error:  # what the run writes next tells it so
                 _log.warning("the lease of run %s was not renewed: %s", run_id, error)
 
-    def _open(self, stored: StoredRun, owner: Owner, *, allow_changes: bool = False) -> OpenRun:
+    def _open(self, stored: StoredRun, owner: Owner, *, allow_changes: bool) -> OpenRun:
         journal = DurableJournal(
             self.backend,
             owner,
@@ -208,9 +197,8 @@ class StoredRuns:
         except (ValueError, KeyError, TypeError) as error:
             raise StateCorruptedError(f"the start of run {record.run_id!r} is damaged", run_id=record.run_id) from error
 
-    def _result(self, stored: StoredRun, owner: Owner, *, allow_changes: bool) -> PipelineResult[Any]:
+    def _result(self, stored: StoredRun, run: OpenRun) -> PipelineResult[Any]:
         """Return what a run came to that completed, made of its journal."""
-        run = self._open(stored, owner, allow_changes=allow_changes)
         history = run.journal.replay(run.context)
         status: RunStatus = "completed"
         return pipeline_result(stored.record.run_id, status, history[-1].output, history, run.context, ())
@@ -222,6 +210,12 @@ class StoredRuns:
     def _schema_of(self, path: StepPath) -> Any:
         step = self._fingerprints.find(path)
         return step.input_schema if isinstance(step, HumanInTheLoopStep) else None
+
+
+def _number_aware(part: str) -> tuple[str, int]:
+    """Return a part of a path as it sorts: `item:2` before `item:10`."""
+    name, _, number = part.rpartition(":")
+    return (name, int(number)) if number.isdecimal() else (part, 0)
 
 
 def _declared(pipeline: Pipeline[Any, Any], context_model: type[BaseModel]) -> Iterable[Any]:
