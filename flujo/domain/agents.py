@@ -5,16 +5,21 @@ An agent is an object with `async def run(self, data, ...)` or with `stream(...)
 running the step then costs no more than the call itself.
 """
 
+import contextlib
 import functools
 import inspect
+import operator
+import reprlib
 import types
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from numbers import Real
 from typing import Any, Generic, Protocol, TypeVar, Union, runtime_checkable
 
 from flujo.domain.money import ZERO, add_usd, exact_usd
+from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError, NonRetryableError
 
 InT = TypeVar("InT")
@@ -66,10 +71,10 @@ class Answer:
     """What one call of an agent came to.
 
     Attributes:
-        output: The answer itself, without its cost report.
+        output: The answer itself, without its cost report; of a report that is odd too.
         cost: US dollars the answer reports, exact.
         tokens: Tokens the answer reports, input and output together.
-        failure: Why there is no answer, or `None`.
+        failure: Why there is no answer, or none that counts; `None` for a good one.
     """
 
     output: Any = None
@@ -83,20 +88,37 @@ def read_answer(answer: Any) -> Answer:
 
     An answer with `cost_usd` or `token_counts` is charged; one with provider usage (`total_tokens`, or `input_tokens`
     and `output_tokens`) counts those tokens. Such an answer is unpacked to its `output` if it has one.
-    Any other answer is the output itself.
+    Any other answer is the output itself. So are a `StepResult` and a `PipelineResult`, whatever they cost:
+    nobody can tell whether they were charged already, as those that come from an earlier step are.
+    A run that an agent starts itself therefore counts for itself alone; `as_step` makes it count in the outer run.
 
-    Raises:
-        NonRetryableError: The reported cost is not an amount; calling again would only pay again.
+    What can be read of a report that is odd is in the answer, beside a `failure` that says what is odd:
+    a `NonRetryableError`, as calling again would only pay again.
     """
-    if type(answer) in _NO_COST_REPORT:
+    if type(answer) in _NO_COST_REPORT or isinstance(answer, StepResult):
         return Answer(answer)
+    odd = list[str]()
     cost = getattr(answer, "cost_usd", None)
     tokens = getattr(answer, "token_counts", None)
     if tokens is None:
-        tokens = _provider_tokens(answer)
-    if cost is None and tokens is None:
+        try:
+            tokens = _provider_tokens(answer)
+        except Exception as error:  # reading the usage may call code of the user's
+            odd.append(f"no usage that can be read: {error!r}")
+    if cost is None and tokens is None and not odd:
         return Answer(answer)
-    return Answer(getattr(answer, "output", answer), _amount(cost, answer), _count(tokens, answer))
+    read = Answer(getattr(answer, "output", answer))
+    try:
+        read.cost = _amount(cost)
+    except Exception as error:  # what stands for a number is code of the user's
+        odd.append(f"cost_usd={reprlib.repr(cost)}: {error}")
+    try:
+        read.tokens = _count(tokens)
+    except Exception as error:  # and so it is here
+        odd.append(f"token_counts={reprlib.repr(tokens)}; {error}")
+    if odd:
+        read.failure = NonRetryableError(f"{type(answer).__name__} reports {' and '.join(odd)}")
+    return read
 
 
 def _provider_tokens(answer: Any) -> Any:
@@ -106,27 +128,41 @@ def _provider_tokens(answer: Any) -> Any:
     total = getattr(usage, "total_tokens", None)
     if total is None:
         sent, received = getattr(usage, "input_tokens", None), getattr(usage, "output_tokens", None)
-        total = sent + received if isinstance(sent, int) and isinstance(received, int) else None
+        total = None if sent is None or received is None else _count(sent) + _count(received)
     return total
 
 
-def _amount(cost: Any, answer: Any) -> Decimal:
+def _amount(cost: Any) -> Decimal:
     if cost is None:
         return ZERO
-    try:
+    if isinstance(cost, (float, int, Decimal)):
         return exact_usd(cost)
-    except ValueError as error:
-        raise NonRetryableError(f"{type(answer).__name__} reports cost_usd={cost!r}: {error}") from None
+    if (whole := _integer(cost)) is not None:
+        return exact_usd(whole)
+    if isinstance(cost, Real):  # such as a float32 of numpy, which prints as a decimal too
+        with contextlib.suppress(InvalidOperation):
+            return exact_usd(Decimal(str(cost)))
+    raise ValueError("dollars are a number, and an answer that has no cost to report has None there or no such name")
 
 
-def _count(tokens: Any, answer: Any) -> int:
+def _count(tokens: Any) -> int:
     if tokens is None:
         return 0
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise NonRetryableError(
-            f"{type(answer).__name__} reports token_counts={tokens!r}; a count of tokens is an integer, 0 or more"
-        )
-    return tokens
+    count = tokens if type(tokens) is int else _integer(tokens)
+    if count is None or count < 0:
+        raise ValueError("a count of tokens is an integer, 0 or more")
+    return count
+
+
+def _integer(number: Any) -> int | None:
+    """Return what counts as an integer, those of numpy included, but neither a bool nor a mock, which does as if."""
+    if isinstance(number, bool):
+        return None
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        return None
+    return whole if number == whole else None
 
 
 @dataclass(slots=True)
@@ -138,11 +174,17 @@ class StreamedAnswer:
     tokens: int = 0
 
     def add(self, chunk: Any) -> Any:
-        """Take one chunk and return what of it is output."""
+        """Take one chunk and return what of it is output.
+
+        Raises:
+            NonRetryableError: Its report of what it cost is odd; what can be read of it is added.
+        """
         read = read_answer(chunk)
         self.chunks.append(read.output)
         self.cost = add_usd(self.cost, read.cost)
         self.tokens += read.tokens
+        if read.failure is not None:
+            raise read.failure
         return read.output
 
     def whole(self) -> Answer:

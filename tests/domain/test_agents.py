@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
-from flujo import Flujo, Step, StepResult, UsageLimitExceededError, UsageLimits
+from flujo import BranchFailureStrategy, Flujo, Pipeline, Step, StepResult, UsageLimitExceededError, UsageLimits
 
 
 async def _run(answer: Any, **options: Any) -> StepResult:
@@ -136,6 +138,145 @@ async def test_a_report_that_is_no_amount_fails_the_step_without_a_retry(answer:
     assert (result.success, result.attempts) == (False, 1)
     assert result.feedback is not None
     assert "_Spent reports" in result.feedback
+
+
+class _Integer:
+    """As the integers of numpy are: no `int`, but an integer."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __index__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return self.number == other
+
+    __hash__ = None  # type: ignore[assignment]  # none is needed
+
+
+class _SinglePrecision:
+    def __str__(self) -> str:
+        return "0.1"
+
+
+Real.register(_SinglePrecision)
+
+
+async def test_numbers_of_other_libraries_are_numbers() -> None:
+    """Whatever is an integer counts as one, and a real number as the decimal it prints as."""
+    paid = await _run(SimpleNamespace(output="text", cost_usd=_SinglePrecision(), token_counts=_Integer(5)))
+    whole = await _run(SimpleNamespace(output="text", cost_usd=_Integer(2)))
+
+    assert (paid.output, paid.cost, paid.token_counts) == ("text", Decimal("0.1"), 5)
+    assert (whole.output, whole.cost) == ("text", Decimal(2))
+
+
+class _NoUsage:
+    output = "text"
+    cost_usd = 0.25
+
+    def usage(self) -> Any:
+        raise LookupError("not yet")
+
+
+@pytest.mark.parametrize(
+    ("answer", "cost", "tokens"),
+    [
+        (SimpleNamespace(output="text", cost_usd=0.1, token_counts={"input": 5, "output": 6}), "0.1", 0),
+        (SimpleNamespace(output="text", cost_usd=0.1, token_counts=3.0), "0.1", 0),
+        (SimpleNamespace(output="text", cost_usd=-1, token_counts=5000), "0", 5000),
+        (SimpleNamespace(output="text", cost_usd="free", usage=SimpleNamespace(total_tokens=7)), "0", 7),
+        (_NoUsage(), "0.25", 0),
+        (MagicMock(output="text", token_counts=7), "0", 7),
+        (MagicMock(output="text", cost_usd=0.5), "0.5", 0),
+        (MagicMock(output="text"), "0", 0),
+    ],
+)
+async def test_what_can_be_read_of_an_odd_report_is_charged(answer: Any, cost: str, tokens: int) -> None:
+    """The step fails and says what is odd, with the paid output and the half of the report that is good."""
+    result = await _run(answer, max_retries=5)
+
+    assert (result.status, result.attempts, result.output) == ("failed", 1, "text")
+    assert (result.cost, result.token_counts) == (Decimal(cost), tokens)
+    assert result.feedback is not None
+    assert f"{type(answer).__name__} reports" in result.feedback
+
+
+async def test_an_odd_report_counts_against_the_limits() -> None:
+    """What can be read of it may pass a limit."""
+
+    async def ask(data: Any) -> Any:
+        return _Spent(cost_usd=0.6, token_counts="many")
+
+    with pytest.raises(UsageLimitExceededError, match=r"\$0.6 spent"):
+        await Flujo(Step("ask", ask), usage_limits=UsageLimits(total_cost_usd_limit=0.5)).run_async("go")
+
+
+async def test_a_chunk_with_an_odd_report_is_charged_too() -> None:
+    """The stream ends there, and what came before counts as well."""
+
+    async def stream(data: str) -> Any:
+        yield _Spent(cost_usd=0.25)
+        yield _Spent(cost_usd=0.5, token_counts="many")
+        yield _Spent(cost_usd=1)
+
+    result = await Flujo(Step("stream", stream, max_retries=5)).run_async("go")
+
+    assert (result.status, result.total_cost_usd) == ("failed", 0.75)
+
+
+async def test_an_error_with_an_odd_report_is_charged_too() -> None:
+    """The error says why the call failed, and the half of its report that is good counts."""
+
+    class OddError(Exception):
+        cost_usd = 0.5
+        token_counts = "many"
+
+    async def ask(data: str) -> Any:
+        raise OddError("no luck")
+
+    result = await Flujo(Step("ask", ask, max_retries=0)).run_async("go")
+
+    assert (result.step_history[0].feedback, result.total_cost_usd) == ("OddError: no luck", 0.5)
+
+
+async def test_a_result_of_a_step_is_a_value() -> None:
+    """A failed branch's `StepResult` that passes through a step is not unpacked, and not charged again."""
+
+    async def fail(data: str) -> Any:
+        raise _SpentError
+
+    def same(data: Any) -> Any:
+        return data
+
+    branches = {"a": Step("a", fail, max_retries=0), "b": Step("b", same)}
+    parallel = Step.parallel("both", branches, on_branch_failure=BranchFailureStrategy.IGNORE)
+    result = await Flujo(parallel >> Step("pass", same).use_input("a")).run_async("go")
+
+    assert isinstance(result.output, StepResult)
+    assert (result.output.name, result.total_cost_usd) == ("a", 0.5)
+
+
+class _SpentError(Exception):
+    cost_usd = 0.5
+
+
+async def test_a_result_of_a_run_is_a_value() -> None:
+    """It counts where it was spent, in the step that `as_step` made, and not where it passes through."""
+
+    async def ask(data: str) -> Any:
+        return _Spent(cost_usd=0.5)
+
+    def same(data: Any) -> Any:
+        return data
+
+    inner = Flujo(Step("ask", ask)).as_step("inner")
+    steps: Pipeline[Any, Any] = Pipeline(steps=[inner, Step("pass", same)])
+    result = await Flujo(steps).run_async("go")
+
+    assert result.output is result.step_history[0].output
+    assert result.total_cost_usd == 0.5
 
 
 @pytest.mark.parametrize(

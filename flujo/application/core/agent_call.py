@@ -13,7 +13,6 @@ from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.step import AgentStep
-from flujo.exceptions import NonRetryableError
 
 T = TypeVar("T")
 
@@ -38,6 +37,7 @@ async def ask(
     """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
     streamed: StreamedAnswer | None = None
     control, timeout_s = frame.scope.control, step.config.timeout_s
+    is_ending = False
     try:
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
             given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback))
@@ -48,7 +48,7 @@ async def ask(
             given = call.run(data, **_keywords(call, asked, step, frame, feedback)) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
                 bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), given)
-                given = await within_deadline(control, bounded)
+                given, is_ending = await await_call(control, bounded)
             if isinstance(given, AsyncGeneratorType):  # of a decorated generator function
                 streamed = StreamedAnswer()
         if streamed is None:
@@ -56,21 +56,28 @@ async def ask(
         else:
             deadline = asyncio.timeout(timeout_s)
             reading = _consume(given, streamed, frame.on_chunk, deadline)
-            await within_deadline(control, _no_longer_than(deadline, reading))
+            _, is_ending = await await_call(control, _no_longer_than(deadline, reading))
             answer = streamed.whole()
     except Exception as error:  # the agent is code of the user's
         _log.debug("an attempt at step %r raised", frame.step.name, exc_info=error)
         answer = _failed(error, streamed)
-    except asyncio.CancelledError:
-        if is_cancelled():
-            control.in_flight.append(f"{frame.step.name!r} at {'/'.join(frame.path)}")
-            if streamed is not None:  # chunks that came are paid for
-                await frame.usage.add_usage(streamed.cost, streamed.tokens)
-            raise
+    except asyncio.CancelledError as cancelled:
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
+        if is_cancelled():
+            control.in_flight.append(_place(frame))
+            spent = _failed(cancelled.__cause__ or cancelled, streamed)
+            await frame.usage.add_usage(spent.cost, spent.tokens)
+            raise
     if answer.cost or answer.tokens:
         await frame.usage.add_usage(answer.cost, answer.tokens)
+    if is_ending:
+        control.in_flight.append(_place(frame))
+        raise asyncio.CancelledError
     return answer
+
+
+def _place(frame: ExecutionFrame[Any]) -> str:
+    return f"{frame.step.name!r} at {'/'.join(frame.path)}"
 
 
 def _keywords(
@@ -93,23 +100,42 @@ def _keywords(
     return {name: offered[name] for name in asked if name in offered}
 
 
-async def within_deadline(control: RunControl, answer: Awaitable[T]) -> T:
+async def await_call(control: RunControl, answer: Awaitable[T]) -> tuple[T, bool]:
     """Await an answer, no longer than the limits of the run hold.
+
+    Returns:
+        The answer, and whether the task was cancelled meanwhile, which what was awaited kept to itself.
 
     Raises:
         CutShortError: A limit was passed.
+        asyncio.CancelledError: The task was cancelled; if what was awaited raised something else, from that.
     """
-    if not control.is_limited:
-        return await answer
-    task = control.enter_call()
+    is_limited = control.is_limited
+    task = control.enter_call() if is_limited else asyncio.current_task()
+    assert task is not None, "steps run in tasks"
+    cancels_before = task.cancelling()
     try:
-        return await answer
+        given = await answer
     except asyncio.CancelledError:
-        if control.halt is not None and task in control.cut_short and task.cancelling() == 1:
+        if control.halt is not None and task in control.cut_short and task.cancelling() == cancels_before + 1:
             raise CutShortError(control.halt.reason) from None
         raise
+    except Exception as error:  # of the agent's, which has no say in whether the run goes on
+        if task.cancelling() > cancels_before + (task in control.cut_short):
+            raise asyncio.CancelledError from error
+        raise
     finally:
-        control.leave_call(task)
+        if is_limited:
+            control.leave_call(task)
+    return given, task.cancelling() > cancels_before
+
+
+async def within_deadline(control: RunControl, answer: Awaitable[T]) -> T:
+    """Await what is no call of an agent, as `await_call` does; what it gave to a task that is cancelled is dropped."""
+    given, is_ending = await await_call(control, answer)
+    if is_ending:
+        raise asyncio.CancelledError
+    return given
 
 
 async def _no_longer_than(deadline: asyncio.Timeout, answer: Awaitable[T]) -> T:
@@ -157,7 +183,6 @@ def _failed(error: BaseException, streamed: StreamedAnswer | None) -> Answer:
     """Return a call that failed, with what it reports to have cost all the same."""
     reported = Answer()
     if hasattr(error, "cost_usd") or hasattr(error, "token_counts"):
-        with contextlib.suppress(NonRetryableError):  # the error of the agent says more than a bad cost report
-            reported = read_answer(error)
+        reported = read_answer(error)  # if the report is odd, the error still says more than that
     cost, tokens = (streamed.cost, streamed.tokens) if streamed else (ZERO, 0)
     return Answer(None, add_usd(cost, reported.cost), tokens + reported.tokens, error)

@@ -59,7 +59,7 @@ class _Attempts:
         if answer.cost:
             self.cost = add_usd(self.cost, answer.cost)
         self.tokens += answer.tokens
-        if answer.failure is None:
+        if answer.failure is None or answer.output is not None:  # what was paid for is kept
             self.output = answer.output
 
     def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:

@@ -1,6 +1,7 @@
 """An attempt takes no longer than its timeout, and cancellations reach whom they are meant for."""
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -185,25 +186,66 @@ async def test_cancelling_the_run_cancels_the_agent_and_says_where_it_stood(limi
     assert "'ask' at 0" in raised.value.__notes__[0]
 
 
+class _ExpiredError(Exception):
+    cost_usd = 0.5
+
+
 @pytest.mark.parametrize("limits", _LIMITS)
-async def test_an_answer_to_a_cancellation_is_kept(limits: UsageLimits | None) -> None:
-    """An agent that swallows the cancellation of a run is believed, and the task still knows that it was cancelled."""
+@pytest.mark.parametrize("ending", ["answers", "raises", "streams"])
+async def test_an_agent_that_keeps_a_cancellation_to_itself_ends_the_run(
+    limits: UsageLimits | None, ending: str
+) -> None:
+    """The run is cancelled all the same, with the charge made, and no further step starts."""
     began = asyncio.Event()
+    started: list[str] = []
 
-    async def swallow(data: str) -> str:
+    async def swallow(data: str) -> Any:
         began.set()
-        try:
-            return str(await _never(data))
-        except asyncio.CancelledError:
-            return "swallowed"
+        with contextlib.suppress(asyncio.CancelledError):
+            await _never(data)
+        if ending == "raises":
+            raise _ExpiredError
+        return await _paid("swallowed", cost=0.5)
 
-    run = asyncio.create_task(Flujo(Step("ask", swallow), usage_limits=limits).run_async("go"))
+    async def stream(data: str) -> AsyncIterator[Any]:
+        yield await swallow(data)
+
+    async def follow(data: Any) -> None:
+        started.append(data)
+
+    agent: Any = stream if ending == "streams" else swallow
+    steps = Step("ask", agent) >> Step("next", follow)
+    run = asyncio.create_task(Flujo(steps, usage_limits=limits).run_async("go"))
     await began.wait()
     run.cancel()
-    result = await run
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await run
 
-    assert result.output == "swallowed"
-    assert run.cancelling() == 1
+    assert started == []
+    assert "'ask' at 0" in raised.value.__notes__[0]
+    assert "$0.5" in raised.value.__notes__[0]
+
+
+async def test_a_workflow_that_cleans_up_after_a_cancellation_runs() -> None:
+    """What was cancelled before a run began does not end the run."""
+    waiting = asyncio.Event()
+
+    async def fail(data: str) -> Any:
+        raise PaidError
+
+    async def work() -> Any:
+        try:
+            waiting.set()
+            await _never("")
+        except asyncio.CancelledError:
+            rescued = Step("fail", fail).fallback(Step("rescue", _paid))
+            return await Flujo(Step("tidy", _paid) >> rescued).run_async("x")
+
+    task = asyncio.create_task(work())
+    await waiting.wait()
+    task.cancel()
+
+    assert (await task).success
 
 
 async def test_a_cancellation_during_judgement_keeps_the_charge() -> None:
@@ -225,7 +267,7 @@ async def test_a_cancellation_during_judgement_keeps_the_charge() -> None:
     assert "$0.5 spent" in raised.value.__notes__[0]
 
 
-async def _paid(data: Any, cost: float) -> Any:
+async def _paid(data: Any, cost: float = 0.5) -> Any:
     return Paid("paid", cost)
 
 
