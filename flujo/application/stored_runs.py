@@ -143,7 +143,7 @@ class StoredRuns:
 
     @asynccontextmanager
     async def _owner_of(self, run_id: str) -> AsyncGenerator[Owner]:
-        """Give an owner for a run, whose lease is renewed while the block runs, and which lets the run go at the end."""
+        """Give an owner for a run, whose lease is renewed while the block runs, and which then lets it go."""
         owner = Owner()
         owner.enter()
         renewal = asyncio.create_task(self._renew(run_id, owner))  # cancelled and awaited below
