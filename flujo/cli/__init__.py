@@ -17,6 +17,7 @@ What a command gives is on stdout, everything else on stderr; an error is one li
 """
 
 import importlib
+import signal
 import sys
 
 
@@ -27,4 +28,6 @@ def main() -> None:
         code: int = app.run_command_line(sys.argv[1:])
     except KeyboardInterrupt:  # while loading; later ones become a code and a message
         code = 130
+    if code == 130:  # the next Ctrl-C ends what Python waits for when it exits, such as threads of the user's
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from io import BufferedWriter, FileIO, TextIOWrapper
+from io import FileIO, TextIOWrapper
 from typing import Literal, TextIO
 
 from rich.console import Console
@@ -83,7 +83,7 @@ def _lasting(stream: TextIO | None, original: TextIO | None, *lost: type[OSError
         return _open_nothing("w")
     if stream is not original:
         return stream
-    file = BufferedWriter(_LastingFile(stream.fileno(), lost))
+    file = _LastingFile(stream.fileno(), lost)
     return TextIOWrapper(file, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
 
 
@@ -92,18 +92,25 @@ def _open_nothing(mode: Literal["r", "w"]) -> TextIO:
 
 
 class _LastingFile(FileIO):
-    """An open file that drops what it cannot write: for some errors at once, for others after it has raised one."""
+    """An open file that drops what it cannot write: for some errors at once, for others after it has raised one.
+
+    It has no buffer, which would write again what it was writing when Ctrl-C came.
+    """
 
     def __init__(self, descriptor: int, lost: tuple[type[OSError], ...]) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self._lost = lost
 
     def write(self, content: Buffer, /) -> int:
-        """Write, or drop what cannot be written."""
-        try:
-            return super().write(content)
-        except self._lost:
-            return memoryview(content).nbytes
-        except OSError:
-            self._lost = (OSError,)
-            raise
+        """Write everything, or drop what cannot be written."""
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        while rest:
+            try:
+                rest = rest[super().write(rest) :]
+            except self._lost:
+                return size
+            except OSError:
+                self._lost = (OSError,)
+                raise
+        return size
