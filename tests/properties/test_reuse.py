@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given
 
-from flujo import Flujo, PipelineResult
+from flujo import Flujo, PipelineResult, Step
 from tests.properties.building import AnyStep, Board, build
 from tests.properties.generator import Kinds, programs, schedules
 from tests.properties.model import Model
@@ -64,6 +64,11 @@ def _attributes(step: AnyStep) -> list[tuple[str, str, int, str]]:
     ]
 
 
+def _dig(data: Any, context: Any) -> Any:
+    context.scratchpad["deep"]["er"].append(2)
+    return data
+
+
 @given(programs())
 def test_running_changes_nothing_it_was_given(program: Program) -> None:
     """Agents write to the run's own copy of the initial data, and the input stays as it is."""
@@ -75,7 +80,8 @@ def test_running_changes_nothing_it_was_given(program: Program) -> None:
     }
     given_input = {"question": [program.data]}
     before = copy.deepcopy((given_data, given_input))
-    runner = Flujo(build(program.root), context_model=Board, initial_context_data=given_data)
+    digging = Step.from_callable(_dig) >> build(program.root)
+    runner = Flujo(digging, context_model=Board, initial_context_data=given_data)
 
     async def work() -> PipelineResult[Any]:
         return await runner.run_async(given_input, initial_context_data=given_data)
