@@ -28,7 +28,7 @@ from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
-from flujo.domain.results import PipelineResult
+from flujo.domain.results import PipelineResult, Waiting
 from flujo.domain.type_compatibility import accepts
 from flujo.exceptions import (
     AnswerRejectedError,
@@ -125,10 +125,20 @@ class Flujo(Generic[InT, OutT]):
         self._clock = clock
         self._state_backend = state_backend
         self._delete_on_completion = delete_on_completion
+        self._origin: Mapping[str, Any] | None = None
         self._manager_parts = StepCoordinator(ExecutorCore(), self.pipeline)
         self._runs: StoredRuns | None = None
         self._is_checked = False
         self._has_step_limits = False
+
+    @property
+    def state_backend(self) -> StateBackend | None:
+        """Where runs are kept; `None` if they are not."""
+        return self._state_backend
+
+    def new_identity(self) -> str:
+        """Return the identity of a run that is given none: the one in its context data, or a fresh one."""
+        return _run_id_among(self._initial_context_data) or new_run_id()
 
     def run(
         self,
@@ -216,15 +226,41 @@ class Flujo(Generic[InT, OutT]):
         """
         self.check()
         paused = paused_result_or_run_id
-        if self._state_backend is not None:
+        if self._state_backend is not None or isinstance(paused, str):
             run_id = paused if isinstance(paused, str) else paused.run_id
-            return await self._resume_stored(run_id, human_input, path, allow_changes=allow_changes)
-        if isinstance(paused, str):
-            raise StateError(f"there is no store to find run {paused!r} in; give the runner a state_backend")
+            return await self._continue(run_id, [(path, human_input)], None, allow_changes=allow_changes)
         point = resume_point(paused, self.pipeline)
         asked = asked_step(point.waiting, path)
         answer = accepted_answer(asked, human_input)
         return await self._run(self._resumed(point, paused.run_id, asked.path, answer), None)
+
+    def continue_async(
+        self,
+        run_id: str,
+        *,
+        answers: Mapping[StepPath, Any] | None = None,
+        allow_changes: bool = False,
+    ) -> PipelineRun[OutT]:
+        """Return a stored run that goes on, to be awaited or iterated over as what `run_async` returns.
+
+        Unlike `run_async` it needs no input, and unlike `resume_async` no answer: the run goes on at what did not
+        finish, and one that completed gives its stored result.
+
+        Args:
+            run_id: The identity of the run.
+            answers: What people answered to steps that wait, by the paths of the steps.
+            allow_changes: Whether finished steps may differ from those of this pipeline.
+
+        Raises:
+            StateError: There is no such run here, somebody else runs it, or an answer is not accepted.
+        """
+        given = list((answers or {}).items())
+        return PipelineRun(lambda on_chunk: self._continue(run_id, given, on_chunk, allow_changes=allow_changes))
+
+    async def waiting_in(self, run_id: str, *, allow_changes: bool = False) -> list[Waiting]:
+        """Return the steps of a stored run that wait for a person; takes and raises what `continue_async` does."""
+        self.check()
+        return await self._stored_runs(self._store_of(run_id)).waiting_in(run_id, allow_changes=allow_changes)
 
     def as_step(self, name: str, *, inherit_context: bool = True) -> BaseStep[InT, PipelineResult[OutT]]:
         """Return this runner as one step, with its own context model, limits, resources and hooks.
@@ -250,6 +286,7 @@ class Flujo(Generic[InT, OutT]):
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Hook] = (),
         state_backend: StateBackend | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> "Flujo[InT, OutT]":
         """Return a runner of the same pipeline with some settings replaced.
 
@@ -259,8 +296,9 @@ class Flujo(Generic[InT, OutT]):
             usage_limits: Each limit that is set in it replaces that one of this runner; the others stay.
             hooks: Told what happens after the hooks of this runner.
             state_backend: Replaces the store, if given.
+            origin: Where runs come from, such as a file, as JSON; stored with each run that begins.
         """
-        return Flujo(
+        made = Flujo(
             self.pipeline,
             context_model=context_model or self.context_model,
             initial_context_data={**self._initial_context_data, **(initial_context_data or {})},
@@ -274,6 +312,8 @@ class Flujo(Generic[InT, OutT]):
             pipeline_version=self.pipeline_version,
             clock=self._clock,
         )
+        made._origin = self._origin if origin is None else origin
+        return made
 
     def check(self) -> None:
         """Check the pipeline against the context model, once; a run does it before its first step.
@@ -324,17 +364,30 @@ class Flujo(Generic[InT, OutT]):
         journal = StateManager(found=dict(point.checkpoints), answers={path: answer})
         return _Beginning(point.data, context, run_id, journal, governor, control)
 
-    async def _resume_stored(
-        self, run_id: str, human_input: Any, path: Sequence[str] | None, *, allow_changes: bool
+    async def _continue(
+        self,
+        run_id: str,
+        answers: Sequence[tuple[Sequence[str] | None, Any]],
+        on_chunk: OnChunk | None,
+        *,
+        allow_changes: bool,
     ) -> PipelineResult[OutT]:
-        """Store the answer to a waiting step of a stored run, and go on."""
-        assert self._state_backend is not None, "only a runner with a store has stored runs"
-        runs = self._stored_runs(self._state_backend)
+        """Store the answers to waiting steps of a stored run, and go on."""
+        self.check()
+        runs = self._stored_runs(self._store_of(run_id))
         async with runs.found(run_id, allow_changes=allow_changes) as run:
             if isinstance(run, PipelineResult):
-                raise AnswerRejectedError(f"run {run_id!r} does not wait for an answer: it is completed")
-            await runs.answer(run, human_input, path)
-            return await self._run_stored(run, None)
+                if answers:
+                    raise AnswerRejectedError(f"run {run_id!r} does not wait for an answer: it is completed")
+                return run
+            for path, answer in answers:
+                await runs.answer(run, answer, path)
+            return await self._run_stored(run, on_chunk)
+
+    def _store_of(self, run_id: str) -> StateBackend:
+        if self._state_backend is None:
+            raise StateError(f"there is no store to find run {run_id!r} in; give the runner a state_backend")
+        return self._state_backend
 
     async def _run_stored(self, run: OpenRun, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
         """Run from where a stored run stands, and store how it ends."""
@@ -370,6 +423,7 @@ class Flujo(Generic[InT, OutT]):
                 name=self.pipeline_name,
                 version=self.pipeline_version,
                 clock=self._clock,
+                origin=self._origin,
             )
         return self._runs
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,7 @@ class StoredRuns:
         name: What the pipeline is called.
         version: Which version of it this is.
         clock: Tells the time.
+        origin: Where runs that begin here come from, as JSON; `None` if nobody needs to know.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class StoredRuns:
         name: str,
         version: str,
         clock: Clock,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.backend = backend
         self._pipeline = pipeline
         self._name, self._version, self._clock = name, version, clock
+        self._origin = {} if origin is None else {"origin": origin}
         self._codec = Codec(DeclaredTypes(_declared(pipeline, context_model)))
         self._fingerprints = Fingerprints(pipeline)
 
@@ -88,7 +91,11 @@ class StoredRuns:
         """
         now = self._clock.now()
         start = to_json_text(
-            {"input": self._codec.encode(data, "the input"), "context": self._codec.encode(context, "the context")}
+            {
+                "input": self._codec.encode(data, "the input"),
+                "context": self._codec.encode(context, "the context"),
+                **self._origin,
+            }
         )
         record = RunRecord(
             run_id=run_id,
@@ -110,6 +117,11 @@ class StoredRuns:
         """Go on with a run; raises what `begun` does, and `RunNotFoundError` if there is none."""
         async with self._owner_of(run_id) as owner:
             yield self._opened(await self.backend.claim(run_id, owner), owner, allow_changes=allow_changes)
+
+    async def waiting_in(self, run_id: str, *, allow_changes: bool) -> list[Waiting]:
+        """Return the steps of a run that wait for a person, whoever owns the run; raises what `found` does."""
+        stored = await self.backend.load(run_id)
+        return self.waiting(self._open(stored, Owner(), allow_changes=allow_changes))
 
     def waiting(self, run: OpenRun) -> list[Waiting]:
         """Return the steps of a run that wait for a person, in the order of their addresses."""
