@@ -35,7 +35,13 @@ class FlujoError(Exception):
     """The base of every error that flujo raises.
 
     A copy, and what comes back from another process, has the same attributes, whatever the class takes to be made.
+
+    Attributes:
+        result: What was done and paid for until the error, if a run ended with it after its first step had started:
+            the run so far, whose totals are what was charged. `None` if nothing was run.
     """
+
+    result: PipelineResult[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -126,9 +132,11 @@ class UsageLimitExceededError(FlujoError):
         result: The run so far, with `status == "stopped"`; its `step_history` includes the step that broke the limit.
     """
 
+    result: PipelineResult[Any]
+
     def __init__(self, message: str, result: PipelineResult[Any]) -> None:
         super().__init__(message)
-        self.result = result
+        self.result = result  # pyright: ignore[reportIncompatibleVariableOverride]  # there always is one
 
 
 class StateError(FlujoError):

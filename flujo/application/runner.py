@@ -4,7 +4,7 @@ This is the only place where a context is made: for a run, and for the sub-pipel
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from flujo.application.core.context import copy_context
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
 from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, RunControl, RunScope
 from flujo.application.core.hooks import HookDispatcher
+from flujo.application.core.outcome import describe_error
 from flujo.application.core.resources import enter_resources
 from flujo.application.core.state_manager import StateManager
 from flujo.application.core.step_coordinator import StepCoordinator
@@ -275,7 +276,13 @@ class Flujo(Generic[InT, OutT]):
             inherit_context=inherit_context,
             usage_limits=self._usage_limits,
             context_model=self.context_model,
-            settings=RunnerSettings(self._new_context, self._resources, self._hooks, self._cache_backend),
+            settings=RunnerSettings(
+                self._new_context,
+                frozenset(self._initial_context_data),
+                self._resources,
+                self._hooks,
+                self._cache_backend,
+            ),
         )
 
     def with_settings(
@@ -322,7 +329,10 @@ class Flujo(Generic[InT, OutT]):
             ConfigurationError: The first thing that is wrong.
         """
         if not self._is_checked:
-            self.pipeline.validate_graph(self.context_model).raise_first()
+            report = self.pipeline.validate_graph(self.context_model)
+            for wall in _plain_walls(self.pipeline):
+                wall.check_context(report, self.context_model, None, given=())
+            report.raise_first()
             self._has_step_limits = any(step.usage_limits is not None for step in self.pipeline.walk())
             self._is_checked = True
 
@@ -437,12 +447,19 @@ class Flujo(Generic[InT, OutT]):
         try:
             async with AsyncExitStack() as stack:
                 if self._resources is not None:
-                    resources = await enter_resources(stack, self._resources)
-                    frame.scope = replace(frame.scope, resources=resources)
+                    frame.scope = replace(frame.scope, resources=await self._entered_resources(stack))
                 return await self._run_observed(manager, frame)
         except asyncio.CancelledError as cancelled:
             cancelled.add_note(manager.describe_position(frame))
             raise
+
+    async def _entered_resources(self, stack: AsyncExitStack) -> Any:
+        try:
+            return await enter_resources(stack, self._resources)
+        except Exception as error:  # it is code of the user's; nothing has been spent
+            raise ConfigurationError(
+                f"the resources {type(self._resources).__name__} could not be entered: {describe_error(error)}"
+            ) from error
 
     def _top_frame(self, begin: _Beginning, on_chunk: OnChunk | None) -> ExecutionFrame[BaseModel]:
         scope = RunScope(
@@ -469,8 +486,9 @@ class Flujo(Generic[InT, OutT]):
         except asyncio.CancelledError:
             await self._tell_end(frame, manager.unfinished(frame, "cancelled"))
             raise
-        except FlujoError:
-            await self._tell_end(frame, manager.unfinished(frame, "failed"))
+        except FlujoError as error:
+            error.result = manager.failed(frame, error)
+            await self._tell_end(frame, error.result or manager.unfinished(frame, "failed"))
             raise
         if result.status == "paused":
             mark_pause(frame.context, result.waiting)
@@ -498,6 +516,20 @@ class Flujo(Generic[InT, OutT]):
     def _new_context(self, data: Any, inherited: BaseModel | None) -> BaseModel:
         """Make the context of this runner where it is a step of another one."""
         return inherit_context(self.context_model, data, inherited, self._initial_context_data)
+
+
+def _plain_walls(step: BaseStep[Any, Any]) -> Iterator[SubPipelineStep[Any, Any]]:
+    """Yield the plain pipelines as steps whose context is made of nothing but this runner's model."""
+    within = [child for _, child in step.children()]
+    if step.fallback_step is not None:
+        within.append(step.fallback_step)
+    if isinstance(step, SubPipelineStep):
+        if step.settings is not None:
+            return
+        if not step.inherit_context:
+            yield step
+    for inner in within:
+        yield from _plain_walls(inner)
 
 
 def _over(limits: UsageLimits | None, later: UsageLimits | None) -> UsageLimits | None:

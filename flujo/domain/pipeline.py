@@ -1,11 +1,12 @@
 """The algebra of workflows: every step is a `BaseStep`, and a `Pipeline` is a step made of steps."""
 
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Generic, NoReturn, Self, cast
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from flujo.domain.models import UsageLimits
@@ -13,6 +14,8 @@ from flujo.domain.results import PipelineResult
 from flujo.domain.type_compatibility import fits, type_name
 from flujo.exceptions import (
     ConfigurationError,
+    ContextInheritanceError,
+    FlujoError,
     ImproperStepInvocationError,
     InfiniteFallbackError,
     TypeMismatchError,
@@ -37,7 +40,7 @@ class ValidationFinding:
 
     step_name: str
     message: str
-    error: ConfigurationError | None = None
+    error: FlujoError | None = None
 
     def __str__(self) -> str:
         """Return the message."""
@@ -61,7 +64,7 @@ class ValidationReport:
         """Whether a run may start."""
         return not self.errors
 
-    def refuse(self, error: ConfigurationError, step_name: str) -> None:
+    def refuse(self, error: FlujoError, step_name: str) -> None:
         """Add an error."""
         self.errors.append(ValidationFinding(step_name, str(error), error))
 
@@ -319,6 +322,51 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     def inner_context_model(self, context_model: type | None) -> type | None:
         """Return the runner's own model; a plain pipeline has that of the outer context."""
         return context_model if self.context_model is None else self.context_model
+
+    def check(self, report: ValidationReport, context_model: type | None) -> None:
+        """Add what the context of a runner that was made a step needs and nobody gives."""
+        if self.settings is not None and (context_model is not None or not self.inherit_context):
+            self.check_context(report, self.context_model, context_model, given=self.settings.given)
+
+    def check_context(
+        self, report: ValidationReport, model: type | None, outer: type | None, *, given: Collection[str]
+    ) -> None:
+        """Add required fields of the inner context that neither the outer one nor data of its own gives.
+
+        Args:
+            report: Takes what is found.
+            model: The model of the inner context.
+            outer: The model of the outer context.
+            given: The fields that are given by name.
+        """
+        inherited = _model_fields(outer) if self.inherit_context else {}
+        needed = _required_fields(model)
+        missing = tuple(name for name in needed if name not in inherited and name not in given)
+        if model is not None and missing:
+            source = "the outer context" if self.inherit_context else "nothing, because inherit_context is False"
+            message = (
+                f"{self.describe()}: the sub-pipeline inherits from {source}: {model.__name__} lacks the required "
+                f"fields {', '.join(missing)}; give them with initial_context_data"
+            )
+            report.refuse(ContextInheritanceError(message, fields=missing), self.name)
+
+
+_FILLED = frozenset({"run_id", "initial_prompt"})
+"""Fields of a context that the engine fills."""
+
+
+def _model_fields(model: type | None) -> Mapping[str, Any]:
+    return model.model_fields if model is not None and issubclass(model, BaseModel) else {}
+
+
+def _required_fields(model: type | None) -> Sequence[str]:
+    """Return the fields that a context cannot be made without; none if code of the model's own may fill them."""
+    if model is None or not issubclass(model, BaseModel) or model.__init__ is not BaseModel.__init__:
+        return ()
+    validators = model.__pydantic_decorators__.model_validators.values()
+    if any(validator.info.mode != "after" for validator in validators):
+        return ()
+    return [name for name, field in model.model_fields.items() if field.is_required() and name not in _FILLED]
 
 
 def _check_fallback(name: str, other: object) -> None:

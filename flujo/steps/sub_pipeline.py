@@ -1,6 +1,6 @@
 """A pipeline as one step: the handler of what `as_step` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,12 +28,14 @@ class RunnerSettings:
 
     Attributes:
         new_context: Makes contexts of the runner's own model.
+        given: The fields of them that the runner gives.
         resources: What the inner agents share; `None` for those of the outer run.
         hooks: Whom to tell of the inner steps, besides the hooks of the outer run.
         cache: Where cached steps keep their results; `None` for the cache of the outer run.
     """
 
     new_context: ContextFactory
+    given: Collection[str]
     resources: Any
     hooks: Sequence[Hook]
     cache: ICacheBackend | None
@@ -58,8 +60,10 @@ async def _handle_sub_pipeline_step(
     async with AsyncExitStack() as stack:
         inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
         inner.scope = await _inner_scope(step, frame.scope, context, stack)
-        ran = await _run_pipeline(core, inner)
-        history = frame.history = inner.history or []  # before the resources are left, which may fail
+        try:
+            ran = await _run_pipeline(core, inner)
+        finally:  # what ran is kept, also if it ends the run
+            history = frame.history = inner.history or []
     scope = frame.scope
     waiting = scope.control.waiting_below(frame.path) if ran.status == "paused" else ()
     output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, waiting)

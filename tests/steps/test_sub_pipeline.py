@@ -229,12 +229,12 @@ def test_a_runner_brings_its_own_resources() -> None:
 
 
 def test_resources_that_fail_when_left_lose_no_cost() -> None:
-    """The step fails with the error, and what its inner steps cost is counted."""
+    """The error is logged, and what the inner steps gave and cost is kept."""
     inner = Flujo(paid("one") >> paid("two"), resources=Client(name="inner", log=[], fails_on_exit=True))
 
     result = Flujo(inner.as_step("sub")).run("x")
 
-    assert result.step_history[0].feedback == "OSError: still busy"
+    assert result.step_history[0].success
     assert result.total_cost == 2 * CENT
     assert_adds_up(result)
 

@@ -25,6 +25,7 @@ from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
     ContextUpdateError,
+    FlujoError,
     InfiniteRedirectError,
     MissingAgentError,
     NonRetryableError,
@@ -184,7 +185,12 @@ async def _judge(
         return None
     turn.feedback = verdict.feedback
     if verdict.redirect_to is not None:
-        _redirect(step, turn, verdict.redirect_to)
+        try:
+            _redirect(step, turn, verdict.redirect_to)
+        except FlujoError as mistake:
+            spent = attempts.result(step, success=False, feedback=describe_error(mistake))
+            frame.scope.control.unfinished[mistake] = frame.path, spent
+            raise
     return _RefusedError(verdict.feedback)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -15,6 +15,7 @@ from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
+from flujo.exceptions import FlujoError
 
 MergeFunction = Callable[[Any, dict[str, Any]], object]
 
@@ -84,8 +85,14 @@ class BranchRun:
         default_factory=list[tuple[ExecutionFrame[Any], StepResult]]
     )
 
+    _mistakes: list[FlujoError] = field(default_factory=list[FlujoError])
+
     async def run(self) -> None:
-        """Run all branches to their end, at most `max_concurrency` at once."""
+        """Run all branches to their end, at most `max_concurrency` at once.
+
+        A mistake that is found in one ends the run, once the calls in flight in the others, which are being paid for,
+        have come to their end.
+        """
         if (left := self.frame.checkpoint(_BranchesCheckpoint)) is not None:
             self.results.update({name: _with_own_output(result) for name, result in left.finished.items()})
             self.contexts.update({name: copy_context(context) for name, context in left.contexts.items()})
@@ -103,10 +110,21 @@ class BranchRun:
                         tasks.create_task(self._work_off(queue))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        if self._mistakes:
+            self._raise_mistake()
         if self.frame.scope.control.halt is None:
             self._note_lost()
         if any(result.status == "paused" for result in self.results.values()):
             await self._keep_failures()
+
+    def _raise_mistake(self) -> NoReturn:
+        """Raise the first mistake, with what all branches came to in the frame's history."""
+        first, *others = self._mistakes
+        ran = [self.results[branch.name] for branch in self.branches if branch.name in self.results]
+        unfinished = self.frame.scope.control.unfinished
+        broken = [unfinished[mistake][1] for mistake in others if mistake in unfinished]
+        self.frame.history = [*(self.frame.history or ()), *ran, *broken]
+        raise first
 
     def _note_lost(self) -> None:
         """Give a result to branches that have none although nothing stopped them: they cancelled their own task."""
@@ -135,7 +153,12 @@ class BranchRun:
             context = copy_context(self.frame.context, include=self.policy.include)
             self.contexts[branch.name] = context
         frame = self.frame.child(branch.step, branch.data, at=branch.at, context=context)
-        result = await self.core.execute(frame)
+        try:
+            result = await self.core.execute(frame)
+        except FlujoError as mistake:
+            self.frame.scope.control.abort(f"a mistake was found in {branch.step.describe()}: {mistake}")
+            self._mistakes.append(mistake)
+            return
         result.branch_context = context
         self.results[branch.name] = result
         if result.status == "failed":

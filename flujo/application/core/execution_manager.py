@@ -8,15 +8,15 @@ from pydantic import BaseModel
 
 from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import pipeline_result
+from flujo.application.core.outcome import describe_error, pipeline_result
 from flujo.application.core.sequence import SequenceCheckpoint
 from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import StepPath
-from flujo.domain.money import format_usd
+from flujo.domain.money import add_usd, format_usd
 from flujo.domain.pipeline import BaseStep, Pipeline
-from flujo.domain.results import PipelineResult, RunStatus, StepResult, Waiting
-from flujo.exceptions import UsageLimitExceededError
+from flujo.domain.results import PipelineResult, RunStatus, StepResult, Waiting, total_usage
+from flujo.exceptions import FlujoError, UsageLimitExceededError
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,6 +93,20 @@ class ExecutionManager:
     def unfinished(self, run: ExecutionFrame[Any], status: RunStatus) -> PipelineResult[Any]:
         """Return what a run came to that ended in an exception: the steps that had ended."""
         return self._result(run, status, None)
+
+    def failed(self, run: ExecutionFrame[Any], error: FlujoError) -> PipelineResult[Any] | None:
+        """Return what a run came to that an error has ended, with all that was charged; `None` if no step started."""
+        if self.running is None and not self.history:
+            return None
+        if self.running is not None:
+            unstarted = StepResult(self.running.name, success=False, attempts=0, feedback=describe_error(error))
+            _, result = run.scope.control.unfinished.get(error, (None, unstarted))
+            self.history.append(result)
+            cost, tokens = total_usage(self.history)
+            if unseen := add_usd(self.governor.total_cost, cost.copy_negate()):
+                result.cost = add_usd(result.cost, unseen)
+            result.token_counts += self.governor.total_tokens - tokens
+        return self.unfinished(run, "failed")
 
     def describe_position(self, run: ExecutionFrame[Any]) -> str:
         """Return where a cancelled run stood, in one line."""

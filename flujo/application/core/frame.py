@@ -56,6 +56,7 @@ class RunControl:
         in_flight: The steps whose agent was called when the run was cancelled.
         is_limited: Whether any limit can be passed in this run.
         is_cutting: Whether a breach has cut short the calls that were in flight.
+        unfinished: By error that ends the run, the step that it came out of so far: its path, and what it came to.
     """
 
     is_limited: bool = False
@@ -65,6 +66,9 @@ class RunControl:
     cut_short: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     in_flight: list[str] = field(default_factory=list[str])
     is_cutting: bool = False
+    unfinished: dict[BaseException, tuple[StepPath, StepResult]] = field(
+        default_factory=dict[BaseException, tuple[StepPath, StepResult]]
+    )
 
     def waiting_below(self, path: StepPath) -> list[Waiting]:
         """Return those of the waiting steps that are within the step at `path`."""

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flujo.application.core.frame import ExecutionFrame
+from flujo.domain.pipeline import Pipeline
 from flujo.domain.results import PipelineResult, RunStatus, StepResult, StepStatus, Waiting, total_usage
 
 
@@ -49,6 +50,20 @@ def halted(frame: ExecutionFrame[Any], output: Any = None) -> StepResult:
     halt = frame.scope.control.halt
     assert halt is not None, "only a stopped run leaves a step unfinished"
     return conclude(frame, output, status=halt.status, feedback=halt.reason)
+
+
+def leave_unfinished(frame: ExecutionFrame[Any], error: BaseException) -> None:
+    """Keep what a step came to that an error comes out of which ends the run; what was paid is never lost."""
+    unfinished = frame.scope.control.unfinished
+    path, result = unfinished.get(error, (None, None))
+    if path == frame.path:
+        return  # the step itself has kept it
+    if result is not None:
+        if isinstance(frame.step, Pipeline) and len(frame.step.steps) == 1:
+            return  # it is its step
+        frame.history = [*(frame.history or ()), result]
+    feedback = describe_error(error)
+    unfinished[error] = frame.path, conclude(frame, status="failed", feedback=feedback)
 
 
 def blame(child: StepResult) -> str | None:

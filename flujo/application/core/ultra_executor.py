@@ -14,9 +14,9 @@ from typing import Any, ClassVar, TypeVar
 
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import DurableRun, ExecutionFrame
-from flujo.application.core.outcome import conclude, describe_error
+from flujo.application.core.outcome import conclude, describe_error, leave_unfinished
 from flujo.application.core.usage_governor import UsageGovernor
-from flujo.domain.models import UsageLimits
+from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.observers import OnPausePayload, OnStepFailurePayload, PostStepPayload, PreStepPayload
 from flujo.domain.pipeline import BaseStep, Pipeline
@@ -116,12 +116,26 @@ class ExecutorCore:
         if isinstance(step, Pipeline) and len(step.steps) == 1 and not is_guarded and len(frame.path) > 1:
             return await self._run(frame)  # it is its step, which is kept
         before = durable.before(frame)
-        result = await (self._run_guarded(frame) if is_guarded else self._run(frame))
+        try:
+            result = await (self._run_guarded(frame) if is_guarded else self._run(frame))
+        except _WORKFLOW_MISTAKES as mistake:
+            _, unfinished = frame.scope.control.unfinished.get(mistake, (None, None))
+            if unfinished is not None and not unfinished.step_history:
+                await _keep_spent(frame.path, unfinished, durable, mistake)
+            raise
         if result.status not in ("completed", "paused") and result.cost and not result.step_history:
             await durable.spend(frame.path, result)
+        cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         durable.add_spent(frame.path, result)
         if result.status == "completed":
-            await durable.record(frame, result, before)
+            try:
+                await durable.record(frame, result, before)
+            except _WORKFLOW_MISTAKES as mistake:
+                frame.scope.control.unfinished[mistake] = frame.path, result
+                now = StepResult(step.name, cost=cost, token_counts=tokens, attempts=attempts)
+                if not result.step_history:  # or else it is stored with the steps within it
+                    await _keep_spent(frame.path, now, durable, mistake)
+                raise
         return result
 
     async def _run(self, frame: ExecutionFrame[Any]) -> StepResult:
@@ -131,7 +145,8 @@ class ExecutorCore:
         started = perf_counter()
         try:
             result = await handler(self, step, frame)
-        except _WORKFLOW_MISTAKES:
+        except _WORKFLOW_MISTAKES as mistake:
+            leave_unfinished(frame, mistake)
             raise
         except PipelineAbortSignal as signal:
             frame.scope.control.abort(f"{step.describe()} aborted the run: {signal}")
@@ -194,13 +209,27 @@ class ExecutorCore:
                 await frame.scope.durable.note(frame.path, FellBack(primary))
             else:
                 frame.usage.recall(primary.cost, primary.token_counts)
-        rescue = await self.execute(frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk))
+        try:
+            rescue = await self.execute(
+                frame.child(step.fallback_step, frame.data, at="fallback", on_chunk=frame.on_chunk)
+            )
+        except _WORKFLOW_MISTAKES as mistake:
+            frame.history = [primary]
+            leave_unfinished(frame, mistake)
+            raise
         if rescue.status == "paused":
             frame.save(FellBack(primary))
         return _rescued(step, primary, rescue)
 
 
+async def _keep_spent(path: StepPath, spent: StepResult, durable: DurableRun, mistake: Exception) -> None:
+    """Store what a step has spent that ends its run, unless it is the store that failed."""
+    if spent.cost and not isinstance(mistake, StateError):
+        await durable.spend(path, spent)
+
+
 def _limit(frame: ExecutionFrame[Any], limits: UsageLimits) -> UsageGovernor:
+    frame.scope.control.is_limited = True  # the step may be a fallback that was declared after the first run
     spent = frame.scope.journal.take((*frame.path, "usage"), _Spent) or _Spent(ZERO, 0)
     frame.usage = frame.usage.child(limits, label=frame.step.describe(), cost=spent.cost, tokens=spent.tokens)
     return frame.usage

@@ -7,22 +7,14 @@ import pytest
 
 from flujo import (
     BranchFailureStrategy,
-    ContextInheritanceError,
     Flujo,
     PipelineAbortSignal,
-    PipelineContext,
     PreStepPayload,
     Step,
     UsageLimitExceededError,
     UsageLimits,
 )
 from tests.steps.workflows import CENT, Paid, assert_adds_up, failing, leaves, paid, plain
-
-
-class Demanding(PipelineContext):
-    """A context that needs what nobody gives."""
-
-    author: str
 
 
 def _abort(data: Any) -> Any:
@@ -63,23 +55,6 @@ async def test_cancelling_the_run_cancels_every_branch() -> None:
     assert sorted(stuck.cancelled) == stuck.started == [0, 1, 2]
     assert "in step 'm'" in error.value.__notes__[0]
     assert asyncio.all_tasks() == tasks
-
-
-async def test_a_mistake_in_the_workflow_is_raised_as_itself() -> None:
-    """It comes out of nested branches as the one error it is, and the other branches are cancelled."""
-    stuck = Stuck(starts=1)
-    inner = Flujo(paid("inner"), context_model=Demanding).as_step("sub")
-
-    async def after_start(data: Any) -> Any:
-        await stuck.all_started.wait()
-        return data
-
-    nested = Step.parallel("inner p", {"wrong": Step("wait", after_start) >> inner, "right": paid("right")})
-    step = Step.parallel("p", {"nested": nested, "stuck": Step("stuck", stuck)})
-
-    with pytest.raises(ContextInheritanceError, match="author"):
-        await Flujo(step).run_async("x")
-    assert stuck.cancelled == ["x"]
 
 
 def test_an_abort_in_one_branch_lets_the_others_end() -> None:

@@ -7,7 +7,15 @@ from typing import Any, Self
 import pytest
 from pydantic import PrivateAttr
 
-from flujo import AppResources, Flujo, PipelineAbortSignal, Step, UsageLimitExceededError, UsageLimits
+from flujo import (
+    AppResources,
+    ConfigurationError,
+    Flujo,
+    PipelineAbortSignal,
+    Step,
+    UsageLimitExceededError,
+    UsageLimits,
+)
 from flujo.testing import StubAgent
 from tests.application.core.agent_answers import Paid
 
@@ -124,8 +132,8 @@ async def test_resources_are_left_when_the_run_is_cancelled() -> None:
     assert client.events == ["entered", "left"]
 
 
-async def test_resources_that_cannot_be_entered_raise() -> None:
-    """The error of the user's own context manager comes out as it is, before any step."""
+async def test_resources_that_cannot_be_entered_are_a_mistake() -> None:
+    """The error names their class and comes from that of the context manager, before any step."""
 
     class Broken:
         async def __aenter__(self) -> None:
@@ -134,7 +142,88 @@ async def test_resources_that_cannot_be_entered_raise() -> None:
         async def __aexit__(self, *exc_info: object) -> None: ...
 
     agent = StubAgent(["never"])
-    with pytest.raises(ConnectionError, match="refused"):
+    with pytest.raises(ConfigurationError, match=r"resources Broken could not be entered: .*refused") as raised:
         await Flujo(Step("ask", agent), resources=Broken()).run_async("go")
 
-    assert agent.call_count == 0
+    assert isinstance(raised.value.__cause__, ConnectionError)
+    assert (agent.call_count, raised.value.result) == (0, None)
+
+
+class _Leaving:
+    """Resources that raise, or swallow what they are told of, when they are left."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self._error = error
+        self.told: list[object] = []
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> bool:
+        self.told.append(error)
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+@pytest.mark.parametrize("error", [OSError("still busy"), asyncio.CancelledError()])
+async def test_an_error_while_leaving_resources_is_logged_and_changes_nothing(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run was done and paid for, so its result is returned; the log has the traceback."""
+    result = await Flujo(Step("ask", StubAgent([Paid("x", 0.5)])), resources=_Leaving(error)).run_async("go")
+
+    assert (result.output, result.total_cost_usd) == ("x", 0.5)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("flujo.resources", "ERROR")
+    assert "_Leaving" in record.message
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("error", [None, OSError("still busy")])
+async def test_resources_swallow_no_error_of_the_run(error: Exception | None) -> None:
+    """Whatever leaving them gives or raises, a breach comes out as it is; they are told of it."""
+    resources = _Leaving(error)
+    runner: Flujo[Any, Any] = Flujo(
+        Step("ask", StubAgent([Paid("x", 2)])), resources=resources, usage_limits=UsageLimits(total_cost_usd_limit=1)
+    )
+
+    with pytest.raises(UsageLimitExceededError) as raised:
+        await runner.run_async("go")
+
+    assert resources.told == [raised.value]
+
+
+async def test_resources_do_not_swallow_the_cancellation_of_a_run() -> None:
+    """The run has ended as cancelled, however its resources take it."""
+    began = asyncio.Event()
+
+    async def hang(data: Any) -> Any:
+        began.set()
+        return await asyncio.get_running_loop().create_future()
+
+    run = asyncio.create_task(Flujo(Step("hang", hang), resources=_Leaving(OSError("busy"))).run_async("go"))
+    await began.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+async def test_a_manager_that_lets_its_error_through_is_not_blamed(caplog: pytest.LogCaptureFixture) -> None:
+    """What raises again the error that it was told of has not failed itself."""
+
+    class Through:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+            if error is not None:
+                raise error
+
+    with pytest.raises(UsageLimitExceededError):
+        await Flujo(
+            Step("ask", StubAgent([Paid("x", 2)])),
+            resources=Through(),
+            usage_limits=UsageLimits(total_cost_usd_limit=1),
+        ).run_async("go")
+
+    assert caplog.records == []
