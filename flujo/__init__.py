@@ -1,5 +1,8 @@
 """flujo runs AI workflows: typed pipelines of agents and functions, under budgets, with people in the loop."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore, StepExecutor
 from flujo.application.pipeline_run import PipelineRun
@@ -65,20 +68,53 @@ from flujo.exceptions import (
 from flujo.state.backend import StateBackend
 from flujo.state.memory import InMemoryBackend
 from flujo.state.records import RunQuery, RunRecord
-from flujo.state.sqlite import SQLiteBackend
 from flujo.steps.step import Step, adapter_step, step
-from flujo.testing import (
-    DummyPlugin,
-    FailingCache,
-    FailingStreamAgent,
-    ManualClock,
-    StubAgent,
-    assert_context_updated,
-    assert_pipeline_result,
-    assert_validator_failed,
-    gather_result,
-    override_agent,
-)
+
+if TYPE_CHECKING:
+    from flujo.state.postgres import PostgresBackend
+    from flujo.state.sqlite import SQLiteBackend
+    from flujo.testing import (
+        DummyPlugin,
+        FailingCache,
+        FailingStreamAgent,
+        ManualClock,
+        StubAgent,
+        assert_context_updated,
+        assert_pipeline_result,
+        assert_validator_failed,
+        gather_result,
+        override_agent,
+    )
+
+_LAZY = {
+    "PostgresBackend": "flujo.state.postgres",
+    "SQLiteBackend": "flujo.state.sqlite",
+    **dict.fromkeys(
+        (
+            "DummyPlugin",
+            "FailingCache",
+            "FailingStreamAgent",
+            "ManualClock",
+            "StubAgent",
+            "assert_context_updated",
+            "assert_pipeline_result",
+            "assert_validator_failed",
+            "gather_result",
+            "override_agent",
+        ),
+        "flujo.testing",
+    ),
+}
+"""What only some programs need, by the module that has it; imported when it is first asked for."""
+
+if not TYPE_CHECKING:  # type checkers would take every name for one that there is
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
+
 
 __all__ = [
     "AgentProcessors",
@@ -123,6 +159,7 @@ __all__ = [
     "PluginOutcome",
     "PostRunPayload",
     "PostStepPayload",
+    "PostgresBackend",
     "PreRunPayload",
     "PreStepPayload",
     "RefinementCheck",

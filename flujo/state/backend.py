@@ -20,6 +20,7 @@ class StateBackend(Protocol):
 
     Every method is one transaction: it happens as a whole or not at all, and is durable when it returns.
     A store is used from many tasks at once and from one event loop after another; several processes may use one.
+    A call that is cancelled may return early only if calls that come later cannot overtake it.
     It raises `StateError` if it cannot do what it is asked, and keeps what it had.
     """
 

@@ -8,6 +8,7 @@ When a step that is made of steps finishes, its entry takes the place of theirs:
 run, and what is written for a step depends on what it gave and changed, not on what came before.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class DurableJournal(StateManager):
         self._is_buffered = backend.durability == "exit"
         self._buffer: dict[_Key, JournalEntry] = {}
         self._folded: list[str] = []
+        self._writing = asyncio.Lock()
+        self._added = self._stored = 0
         self._open(stored, allow_changes=allow_changes)
         self.governor: UsageGovernor | None = None
 
@@ -283,7 +286,8 @@ class DurableJournal(StateManager):
         for path in waiting:
             if (question := self.left.get(path)) is not None:
                 self._add(written_path(path), "asked", to_json_text(self._codec.encode(question)))
-        await self._flush(status, releases=True)
+        async with self._writing:
+            await self._flush(status, releases=True)
 
     async def _put(
         self, path: str, kind: EntryKind, data: Any, *, folds: bool = False, is_urgent: bool = False
@@ -292,7 +296,7 @@ class DurableJournal(StateManager):
             self._fold(path)
         self._add(path, kind, to_json_text(data))
         if not self._is_buffered or is_urgent:
-            await self._flush("running", releases=False)
+            await self._commit()
 
     def _add(self, path: str, kind: EntryKind, payload: str) -> None:
         entry = JournalEntry.sealed(self.run_id, path, kind, self._clock.now().timestamp(), payload)
@@ -300,9 +304,18 @@ class DurableJournal(StateManager):
         self._head ^= entry.checksum
         self._note_live(entry)
         self._buffer[path, kind] = entry
+        self._added += 1
+
+    async def _commit(self) -> None:
+        """Return when everything added so far is stored; what branches add meanwhile is stored together."""
+        mine = self._added
+        async with self._writing:  # never taken twice by one task, and nothing else is awaited for within it
+            if self._stored < mine:
+                await self._flush("running", releases=False)
 
     async def _flush(self, status: StoredStatus, *, releases: bool) -> None:
-        """Hand over what is buffered; nothing changes here between taking it and handing it over."""
+        """Store what is buffered; one change at a time, because each builds on the one before."""
+        added = self._added
         cost, tokens = (ZERO, 0) if self.governor is None else (self.governor.total_cost, self.governor.total_tokens)
         change = JournalWrite(
             status=status,
@@ -320,6 +333,7 @@ class DurableJournal(StateManager):
         self._stored_head = self._head
         self._buffer, self._folded = {}, []
         await self._backend.write(self.run_id, self._owner, change)
+        self._stored = added
 
     # The frontier
 
