@@ -1,21 +1,51 @@
 """A store in the memory of this process: for tests, and for runs that need to survive a pause only."""
 
-from dataclasses import dataclass
+import threading
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flujo.state.backend import LEASE_S, Durability
 from flujo.state.ownership import Owner
-from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun, is_within
+from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
+
+_LAST = "\x7f"  # paths are ASCII, and escape this
 
 
 @dataclass(slots=True)
 class _Run:
     record: RunRecord
-    entries: dict[tuple[str, str], JournalEntry]
     owner: Owner | None
     lease_until_s: float
+    entries: dict[tuple[str, str], JournalEntry] = field(default_factory=dict[tuple[str, str], JournalEntry])
+    keys: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Of the entries, in order, so that those below a path stand together."""
+
+    def fold(self, outer: str) -> None:
+        """Let the entries of a path and below it vanish, but answers."""
+        self._drop(bisect_left(self.keys, (outer, "")), bisect_left(self.keys, (f"{outer}\0", "")))
+        below = f"{outer}/" if outer else ""
+        self._drop(bisect_left(self.keys, (below, "")), bisect_left(self.keys, (f"{outer}0" if outer else _LAST, "")))
+
+    def _drop(self, start: int, end: int) -> None:
+        inner = self.keys[start:end]
+        self.keys[start:end] = [key for key in inner if key[1] == "answer"]
+        for key in inner:
+            if key[1] != "answer":
+                del self.entries[key]
+
+    def put(self, entry: JournalEntry) -> None:
+        """Keep an entry."""
+        key = (entry.path, entry.kind)
+        if key not in self.entries:
+            insort(self.keys, key)
+        self.entries[key] = entry
+
+    def stored(self) -> StoredRun:
+        """Return the run as it is now."""
+        return StoredRun(self.record, list(self.entries.values()))
 
 
 class InMemoryBackend:
@@ -43,86 +73,96 @@ class InMemoryBackend:
         self.lease_s = lease_s
         self._clock = clock
         self._runs: dict[str, _Run] = {}
+        self._lock = threading.Lock()  # each method is one step for all threads
 
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
-        if record.run_id in self._runs:
-            return False
-        self._runs[record.run_id] = _Run(
-            record.model_copy(update={"owner": owner.text}), {}, owner, self._clock.monotonic() + self.lease_s
-        )
-        return True
+        with self._lock:
+            if record.run_id in self._runs:
+                return False
+            record = record.model_copy(update={"owner": owner.text})
+            self._runs[record.run_id] = _Run(record, owner, self._lease())
+            return True
 
     async def claim(self, run_id: str, owner: Owner) -> StoredRun:
         """Take a run over, unless somebody else has it."""
-        run = self._find(run_id)
-        if run.record.status != "completed":
-            self._check_free(run, owner)
-            run.owner, run.lease_until_s = owner, self._clock.monotonic() + self.lease_s
-            run.record = run.record.model_copy(update={"owner": owner.text})
-        return StoredRun(run.record, list(run.entries.values()))
+        with self._lock:
+            run = self._find(run_id)
+            if run.record.status != "completed":
+                self._check_free(run, owner)
+                run.owner, run.lease_until_s = owner, self._lease()
+                run.record = run.record.model_copy(update={"owner": owner.text})
+            return run.stored()
 
     async def load(self, run_id: str) -> StoredRun:
         """Return a run."""
-        run = self._find(run_id)
-        return StoredRun(run.record, list(run.entries.values()))
+        with self._lock:
+            return self._find(run_id).stored()
 
     async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
         """Change a run."""
-        run = self._owned(run_id, owner)
-        if run.record.head != change.after:
-            raise earlier_write_failed(run_id)
-        for outer in change.folded:
-            for key in [key for key in run.entries if is_within(key[0], outer) and key[1] != "answer"]:
-                del run.entries[key]
-        for entry in change.entries:
-            run.entries[entry.path, entry.kind] = entry
-        run.owner = None if change.releases else owner
-        run.record = run.record.model_copy(
-            update={
-                "status": change.status,
-                "updated_at": datetime.fromtimestamp(change.at, UTC),
-                "owner": None if change.releases else owner.text,
-                "total_cost": change.total_cost,
-                "total_tokens": change.total_tokens,
-                "head": change.head,
-                "entry_count": change.entry_count,
-                "checksum": change.checksum,
-            }
-        )
-        run.lease_until_s = self._clock.monotonic() + self.lease_s
+        with self._lock:
+            run = self._owned(run_id, owner)
+            if run.record.head != change.after:
+                raise earlier_write_failed(run_id)
+            for outer in change.folded:
+                run.fold(outer)
+            for entry in change.entries:
+                run.put(entry)
+            run.owner = None if change.releases else owner
+            run.record = run.record.model_copy(
+                update={
+                    "status": change.status,
+                    "updated_at": datetime.fromtimestamp(change.at, UTC),
+                    "owner": None if change.releases else owner.text,
+                    "total_cost": change.total_cost,
+                    "total_tokens": change.total_tokens,
+                    "head": change.head,
+                    "entry_count": change.entry_count,
+                    "checksum": change.checksum,
+                }
+            )
+            run.lease_until_s = self._lease()
 
     async def renew(self, run_id: str, owner: Owner) -> None:
         """Renew the lease of a run."""
-        self._owned(run_id, owner).lease_until_s = self._clock.monotonic() + self.lease_s
+        with self._lock:
+            self._owned(run_id, owner).lease_until_s = self._lease()
 
     async def release(self, run_id: str, owner: Owner) -> None:
         """Let a run go."""
-        run = self._runs.get(run_id)
-        if run is not None and run.owner == owner:
-            run.owner, run.record = None, run.record.model_copy(update={"owner": None})
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is not None and run.owner == owner:
+                run.owner, run.record = None, run.record.model_copy(update={"owner": None})
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the records of runs."""
+        with self._lock:
+            records = [run.record for run in self._runs.values()]
         found = [
-            run.record
-            for run in self._runs.values()
-            if query.status in (None, run.record.status)
-            and query.pipeline_name in (None, run.record.pipeline_name)
-            and (query.since is None or run.record.updated_at >= query.since)
-            and (query.until is None or run.record.updated_at < query.until)
+            record
+            for record in records
+            if query.status in (None, record.status)
+            and query.pipeline_name in (None, record.pipeline_name)
+            and (query.since is None or record.updated_at >= query.since)
+            and (query.until is None or record.updated_at < query.until)
         ]
         found.sort(key=lambda record: (record.updated_at, record.run_id), reverse=True)
         return found[: query.limit]
 
     async def delete(self, run_id: str) -> None:
         """Forget a run."""
-        if run_id in self._runs:
-            self._check_free(self._runs[run_id], None)
-            del self._runs[run_id]
+        with self._lock:
+            if run_id in self._runs:
+                self._check_free(self._runs[run_id], None)
+                del self._runs[run_id]
 
     async def close(self) -> None:
         """Do nothing: what it holds is memory."""
+
+    def _lease(self) -> float:
+        return self._clock.monotonic() + self.lease_s
 
     def _find(self, run_id: str) -> _Run:
         if run_id not in self._runs:

@@ -7,6 +7,7 @@ which a process of the same host can tell. What a superseded owner writes afterw
 
 import os
 import platform
+import sys
 import uuid
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,21 +21,34 @@ _set = object.__setattr__  # past being frozen, while an owner is made
 
 @cache
 def _host() -> str:
-    """Return the name of this host, and its boot, so that numbers of processes are not taken for older ones."""
+    """Return the name of this host, with its boot and the namespace that its processes are numbered in.
+
+    So the number of a process is not taken for that of one before the boot, or in another container.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
-    except OSError:  # only Linux has it
-        boot = ""
-    return f"{platform.node()}#{boot}"
+        numbers = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:  # only Linux has them
+        boot = numbers = ""
+    return f"{platform.node()}#{boot}#{numbers}"
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in the clock of its host; empty where that cannot be told."""
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_host.cache_clear)  # the child may be in another namespace
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """Return the state of a process, and when it started in the clock of its host; empty if that cannot be told."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+        return "", ""
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
+def _started(pid: int) -> str:
+    return _stat(pid)[1]
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,9 +74,12 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> "Owner":
-        """Return the owner that was written as `text`."""
-        host, pid, started, token = text.rsplit("/", 3)
-        return cls(host, int(pid), started, token)
+        """Return the owner that was written as `text`; of a damaged one only the lease can tell whether it lives."""
+        match text.rsplit("/", 3):
+            case [host, pid, started, token] if pid.isascii() and pid.isdecimal():
+                return cls(host, int(pid), started, token)
+            case _:
+                return cls(text, 0, "", "")
 
     def describe(self) -> str:
         """Return the owner as people read it."""
@@ -82,13 +99,19 @@ class Owner:
             return False
         if self.pid == os.getpid() and self.started == _started(self.pid):
             return self.token not in _ALIVE
-        return not _is_running(self.pid) or _started(self.pid) != self.started
+        state, started = _stat(self.pid)
+        if started:
+            return started != self.started or state in _ENDED
+        return not _is_running(self.pid)
+
+
+_ENDED = ("Z", "X")  # killed, and only its parent does not know yet
 
 
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # it is somebody else's
         return True

@@ -6,6 +6,7 @@ which is the same in whatever order they are read, and changes with each entry t
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -31,14 +32,36 @@ EntryKind = Literal["done", "note", "spent", "asked", "answer"]
 _PLAIN = " !'()*+,:;=@[]^_`{|}~-.<>$&#?\""  # in a part of a path; everything else but letters and digits is escaped
 
 
+_NOTHING = "%"  # a part without characters, so that no two addresses are written alike
+
+_UNSTORABLE = re.compile("[%\0\ud800-\udfff]")  # what no column takes, and the mark of what stands in its place
+_ESCAPED = re.compile("%([0-9a-f]{4})")
+
+
 def written_path(path: StepPath) -> str:
-    """Return an address as one text, such as `2/branch:legal/0`; parts may hold any characters."""
-    return "/".join([part if part.isalnum() and part.isascii() else quote(part, safe=_PLAIN) for part in path])
+    """Return an address as one text of ASCII, such as `2/branch:legal/0`; parts may hold any characters."""
+    return "/".join([part if part.isalnum() and part.isascii() else _written_part(part) for part in path])
+
+
+def _written_part(part: str) -> str:
+    return quote(part, safe=_PLAIN, errors="surrogatepass") or _NOTHING
 
 
 def read_path(text: str) -> StepPath:
     """Return the address that `written_path` gave the text for."""
-    return tuple(map(unquote, text.split("/"))) if text else ()
+    if not text:
+        return ()
+    return tuple("" if part == _NOTHING else unquote(part, errors="surrogatepass") for part in text.split("/"))
+
+
+def stored_text(text: str) -> str:
+    """Return any text as databases take it: without NUL and surrogates, and with `%0025` for `%`."""
+    return _UNSTORABLE.sub(lambda found: f"%{ord(found[0]):04x}", text)
+
+
+def read_text(stored: str) -> str:
+    """Return the text that `stored_text` wrote."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), stored)
 
 
 def is_within(path: str, outer: str) -> bool:
@@ -187,5 +210,7 @@ class RunQuery:
 
 def _checksum(*parts: str) -> int:
     """Return 64 bits, signed as databases have them; lengths keep parts from running into each other."""
-    made = hashlib.blake2b("\0".join([f"{len(part)}:{part}" for part in parts]).encode(), digest_size=8)
+    made = hashlib.blake2b(
+        "\0".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass"), digest_size=8
+    )
     return int.from_bytes(made.digest(), "big", signed=True)

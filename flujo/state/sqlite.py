@@ -2,11 +2,13 @@
 
 The file is in write-ahead mode, so that readers and one writer do not wait for each other.
 One thread writes (see `sqlite_writer`); what is read, which is seldom, is read through connections of its own.
+What a run began with has a table of its own, because changing a row writes all of it again.
 The schema is numbered by `PRAGMA user_version`; each step to the next number is one transaction, so that a migration
 that was killed goes on where it stood.
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 import time
@@ -14,22 +16,36 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateCorruptedError, StateError
 from flujo.state.backend import LEASE_S, Durability
 from flujo.state.ownership import Owner
-from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun
+from flujo.state.records import (
+    JournalEntry,
+    JournalWrite,
+    RunQuery,
+    RunRecord,
+    StoredRun,
+    read_text,
+    stored_text,
+)
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
-from flujo.state.sqlite_writer import SQLiteWriter
+from flujo.state.sqlite_writer import READING, SQLiteWriter
+
+_log = logging.getLogger("flujo.state")
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x464C554A  # "FLUJ"
 _BUSY_S = 60.0  # how long one process waits for another's commit
 _SYNCHRONOUS: dict[Durability, str] = {"full": "FULL", "fast": "NORMAL", "exit": "FULL"}
-_DAMAGED = ("malformed", "not a database", "corrupt")
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_RETRY_S = 0.01
+_AFTER_ALL = "\x7f"  # paths are ASCII, and escape this
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -45,12 +61,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             lease_until REAL NOT NULL,
             total_cost TEXT NOT NULL,
             total_tokens INTEGER NOT NULL,
-            start TEXT NOT NULL,
             head INTEGER NOT NULL,
             entry_count INTEGER NOT NULL,
             checksum INTEGER NOT NULL
         ) STRICT""",
-        "CREATE INDEX runs_by_update ON runs (updated_at DESC)",
+        """CREATE TABLE starts (
+            run INTEGER PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+            start TEXT NOT NULL
+        ) STRICT""",
         """CREATE TABLE journal (
             run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
             path TEXT NOT NULL,
@@ -64,10 +82,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """The statements that lead from each version of the schema to the next."""
 
-_RECORD = (
-    "run_id, pipeline_name, pipeline_version, status, created_at, updated_at, owner, total_cost, total_tokens, start, "
+_COLUMNS = (
+    "run_id, pipeline_name, pipeline_version, status, created_at, updated_at, owner, total_cost, total_tokens, "
     "head, entry_count, checksum"
 )
+_RUNS = f"SELECT id, start, {_COLUMNS} FROM runs LEFT JOIN starts ON run = id"
 
 
 class SQLiteBackend:
@@ -99,26 +118,32 @@ class SQLiteBackend:
             raise ConfigurationError(f"durability is {durability!r}; it is one of {', '.join(map(repr, _SYNCHRONOUS))}")
         if not lease_s > 0:
             raise ConfigurationError(f"lease_s is {lease_s!r}; a lease is more than 0 seconds")
-        self.path = Path(path)
+        if "\0" in str(path) or str(path) in ("", ":memory:"):
+            raise ConfigurationError(f"{str(path)!r} is no file; give a path, or keep runs in an InMemoryBackend")
+        self.path = Path(path).absolute()  # the program may go to another folder later
         self.durability: Durability = durability
         self.lease_s = lease_s
+        self._connect = partial(_connect, self.path, _SYNCHRONOUS[durability])
         self._writer = SQLiteWriter(self._connect, self.path)
 
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
 
         def insert(connection: sqlite3.Connection) -> bool:
-            cursor = connection.execute(
-                f"INSERT INTO runs ({_RECORD}, lease_until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (run_id) DO NOTHING",
+            row = connection.execute(
+                f"INSERT INTO runs ({_COLUMNS}, lease_until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (run_id) DO NOTHING RETURNING id",
                 (
-                    *(record.run_id, record.pipeline_name, record.pipeline_version, record.status),
+                    *(stored_text(record.run_id), stored_text(record.pipeline_name)),
+                    *(stored_text(record.pipeline_version), record.status),
                     *(record.created_at.timestamp(), record.updated_at.timestamp(), owner.text),
-                    *(str(record.total_cost), record.total_tokens, record.start),
+                    *(str(record.total_cost), record.total_tokens),
                     *(record.head, record.entry_count, record.checksum, time.time() + self.lease_s),
                 ),
-            )
-            return cursor.rowcount == 1
+            ).fetchone()
+            if row is not None:
+                connection.execute("INSERT INTO starts (run, start) VALUES (?, ?)", (*row, record.start))
+            return row is not None
 
         return await self._write(record.run_id, insert)
 
@@ -132,7 +157,7 @@ class SQLiteBackend:
             _check_free(connection, run_id, owner)
             lease = time.time() + self.lease_s
             connection.execute(
-                "UPDATE runs SET owner = ?, lease_until = ? WHERE run_id = ?", (owner.text, lease, run_id)
+                "UPDATE runs SET owner = ?, lease_until = ? WHERE run_id = ?", (owner.text, lease, stored_text(run_id))
             )
             return StoredRun(stored.record.model_copy(update={"owner": owner.text}), stored.entries)
 
@@ -144,7 +169,7 @@ class SQLiteBackend:
 
     async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
         """Change a run."""
-        text = owner.text
+        text, key = owner.text, stored_text(run_id)
         values = (
             *(change.status, change.at, None if change.releases else text),
             *(str(change.total_cost), change.total_tokens, change.head, change.entry_count, change.checksum),
@@ -155,15 +180,16 @@ class SQLiteBackend:
                 "UPDATE runs SET status = ?, updated_at = ?, owner = ?, total_cost = ?, total_tokens = ?, head = ?, "
                 "entry_count = ?, checksum = ?, lease_until = ? WHERE run_id = ? AND owner = ? AND head = ? "
                 "RETURNING id",
-                (*values, time.time() + self.lease_s, run_id, text, change.after),
+                (*values, time.time() + self.lease_s, key, text, change.after),
             ).fetchone()
             if row is None:
                 raise _lost(connection, run_id, owner)
             (run,) = row
             for outer in change.folded:
+                below = (f"{outer}/", f"{outer}0") if outer else ("", _AFTER_ALL)  # 0 is what comes after /
                 connection.execute(
                     "DELETE FROM journal WHERE run = ? AND kind <> 'answer' AND (path = ? OR (path > ? AND path < ?))",
-                    (run, outer, f"{outer}/", f"{outer}0"),  # 0 is what comes after /
+                    (run, outer, *below),
                 )
             for each in change.entries:
                 connection.execute(
@@ -179,7 +205,7 @@ class SQLiteBackend:
         def extend(connection: sqlite3.Connection) -> None:
             cursor = connection.execute(
                 "UPDATE runs SET lease_until = ? WHERE run_id = ? AND owner = ?",
-                (time.time() + self.lease_s, run_id, owner.text),
+                (time.time() + self.lease_s, stored_text(run_id), owner.text),
             )
             if cursor.rowcount != 1:
                 raise _lost(connection, run_id, owner)
@@ -190,34 +216,44 @@ class SQLiteBackend:
         """Let a run go."""
 
         def let_go(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?", (run_id, owner.text))
+            connection.execute(
+                "UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?", (stored_text(run_id), owner.text)
+            )
 
         await self._write(run_id, let_go)
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
-        """Return the records of runs."""
+        """Return the records of runs; those that cannot be read are told to the log."""
         conditions = {
             "status = ?": query.status,
-            "pipeline_name = ?": query.pipeline_name,
+            "pipeline_name = ?": None if query.pipeline_name is None else stored_text(query.pipeline_name),
             "updated_at >= ?": None if query.since is None else query.since.timestamp(),
             "updated_at < ?": None if query.until is None else query.until.timestamp(),
         }
         given = {condition: value for condition, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(given)}" if given else ""
-        statement = f"SELECT {_RECORD} FROM runs {where} ORDER BY updated_at DESC, run_id DESC LIMIT ?"
+        statement = f"{_RUNS} {where} ORDER BY updated_at DESC, run_id DESC LIMIT ?"
         limit = -1 if query.limit is None else query.limit
 
         def select(connection: sqlite3.Connection) -> list[RunRecord]:
-            return [_record(row) for row in connection.execute(statement, (*given.values(), limit))]
+            rows = connection.execute(statement, (*given.values(), limit))
+            return [record for row in rows if (record := self._readable(row)) is not None]
 
         return await self._read(None, select)
+
+    def _readable(self, row: tuple[Any, ...]) -> RunRecord | None:
+        try:
+            return _record(row)
+        except StateCorruptedError as error:
+            _log.warning("a run in %s is left out of the list: %s", self.path, error)
+            return None
 
     async def delete(self, run_id: str) -> None:
         """Forget a run."""
 
         def remove(connection: sqlite3.Connection) -> None:
             _check_free(connection, run_id, None)
-            connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+            connection.execute("DELETE FROM runs WHERE run_id = ?", (stored_text(run_id),))
 
         await self._write(run_id, remove)
 
@@ -228,41 +264,68 @@ class SQLiteBackend:
     async def _write(self, run_id: str, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await self._writer.run(work)
-        except (sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             raise self._clear_error(run_id, error) from error
 
     async def _read(self, run_id: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
         def read() -> T:
-            with closing(self._connect()) as connection:
+            with READING, closing(self._connect()) as connection:
                 return work(connection)
 
         try:
             return await asyncio.to_thread(read)
-        except (sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             raise self._clear_error(run_id, error) from error
 
-    def _clear_error(self, run_id: str | None, error: sqlite3.Error | OSError) -> StateError:
+    def _clear_error(self, run_id: str | None, error: Exception) -> StateError:
         """Return an error that names the run and the file."""
         which = "the runs" if run_id is None else f"run {run_id!r}"
-        if isinstance(error, OSError):
-            return StateError(f"{self.path} cannot be opened: {error.strerror}")
-        if any(word in str(error) for word in _DAMAGED):
+        if isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED:
             return StateCorruptedError(f"{which} in {self.path}: {error}", run_id=run_id)
-        return StateError(f"{which} could not be stored in or read from {self.path}: {error}")
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        if self.path.is_dir():
+            why = "it is a folder; give the path of a file"
+        elif not self.path.parent.exists():
+            why = "its folder is not there; make it first"
+        return StateError(f"{which} could not be stored in or read from {self.path}: {why}")
 
-    def _connect(self) -> sqlite3.Connection:
-        if not self.path.exists():
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+
+_FAILURES = (sqlite3.Error, OSError, OverflowError)
+"""What goes wrong with files and databases; the last one is a number of tokens beyond 63 bits."""
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _version(connection, path)  # nothing of another program's is touched
+        _use_wal(connection)
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let the file have a write-ahead log, which SQLite refuses without waiting while others open the file."""
+    until = time.monotonic() + _BUSY_S
+    while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self.durability]}")
-            connection.execute("PRAGMA foreign_keys = ON")
-            _migrate(connection, self.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) not in _BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_RETRY_S)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the kind of an error, without what SQLite adds to it; 0 for one of Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -299,35 +362,48 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _load(connection: sqlite3.Connection, run_id: str) -> StoredRun:
-    row = connection.execute(f"SELECT {_RECORD}, id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    row = connection.execute(f"{_RUNS} WHERE run_id = ?", (stored_text(run_id),)).fetchone()
     if row is None:
         raise run_not_found(run_id)
-    *fields, run = row
-    entries = connection.execute("SELECT path, kind, at, payload, checksum FROM journal WHERE run = ?", (run,))
-    return StoredRun(_record(fields), [JournalEntry(*each) for each in entries])
+    entries = connection.execute("SELECT path, kind, at, payload, checksum FROM journal WHERE run = ?", (row[0],))
+    return StoredRun(_record(row), [_entry(run_id, each) for each in entries])
 
 
-def _record(row: Any) -> RunRecord:
-    run_id, name, version, status, created, updated, owner, cost, tokens, start, head, count, checksum = row
-    return RunRecord.model_construct(
-        run_id=run_id,
-        pipeline_name=name,
-        pipeline_version=version,
-        status=status,
-        created_at=datetime.fromtimestamp(created, UTC),
-        updated_at=datetime.fromtimestamp(updated, UTC),
-        owner=owner,
-        total_cost=Decimal(cost),
-        total_tokens=tokens,
-        start=start,
-        head=head,
-        entry_count=count,
-        checksum=checksum,
-    )
+def _entry(run_id: str, row: tuple[Any, ...]) -> JournalEntry:
+    if tuple(map(type, row)) != _ENTRY_TYPES:  # a damaged row may have any
+        raise StateCorruptedError(f"an entry of run {run_id!r} is damaged in the store", run_id=run_id)
+    return JournalEntry(*row)
+
+
+_ENTRY_TYPES = (str, str, float, str, int)
+
+
+def _record(row: tuple[Any, ...]) -> RunRecord:
+    _, start, run_id, name, version, status, created, updated, owner, cost, tokens, head, count, checksum = row
+    try:
+        return RunRecord(
+            run_id=read_text(run_id),
+            pipeline_name=read_text(name),
+            pipeline_version=read_text(version),
+            status=status,
+            created_at=datetime.fromtimestamp(created, UTC),
+            updated_at=datetime.fromtimestamp(updated, UTC),
+            owner=owner,
+            total_cost=Decimal(cost),
+            total_tokens=tokens,
+            start=start,
+            head=head,
+            entry_count=count,
+            checksum=checksum,
+        )
+    except (ValueError, TypeError, OverflowError, OSError, ArithmeticError) as error:
+        raise StateCorruptedError(
+            f"the record of run {run_id!r} is damaged in the store", run_id=str(run_id)
+        ) from error
 
 
 def _check_free(connection: sqlite3.Connection, run_id: str, owner: Owner | None) -> None:
-    row = connection.execute("SELECT owner, lease_until FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    row = connection.execute("SELECT owner, lease_until FROM runs WHERE run_id = ?", (stored_text(run_id),)).fetchone()
     if row is None or row[0] is None:
         return
     holder = Owner.parse(row[0])
@@ -337,7 +413,7 @@ def _check_free(connection: sqlite3.Connection, run_id: str, owner: Owner | None
 
 def _lost(connection: sqlite3.Connection, run_id: str, owner: Owner) -> StateError:
     """Return the error for an owner whose change was not for the run as it is."""
-    row = connection.execute("SELECT owner FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    row = connection.execute("SELECT owner FROM runs WHERE run_id = ?", (stored_text(run_id),)).fetchone()
     if row is None:
         return run_not_found(run_id)
     if row[0] == owner.text:

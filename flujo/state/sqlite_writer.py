@@ -3,19 +3,23 @@
 Whoever wants to write hands over a function of the connection and awaits what it returns.
 The thread takes all the functions that have come since its last commit, runs them in one transaction, commits,
 and only then answers; so one commit, and one wait for the disk, serves every run that had something to write.
-A function that raises changes nothing, and the others go on: it checks before it writes, and if it did write,
-the transaction is rolled back and the others are run again without it.
+A function that raises changes nothing, and the others go on: one that checks before it writes is only left out;
+if it did write, the transaction is rolled back and each function is run again in one of its own.
+
+No connection is open while the process forks, because SQLite's locks do not survive that: the thread ends before,
+and both processes start one of their own when they write next.
 """
 
 import asyncio
 import logging
+import os
 import queue
 import sqlite3
+import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +39,8 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     waiter: "asyncio.Future[Any]"
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
+    is_settled: bool = False
 
     def answer(self) -> None:
         """Tell the waiter, in its event loop."""
@@ -47,136 +52,160 @@ class _Job:
             self.waiter.set_result(self.result)
 
 
-@dataclass(slots=True)
-class _Stop:
-    """Asks the thread to end; carries the answer that it has."""
+class _WritingThread(threading.Thread):
+    """Writes what is put into its queue, until that is `None`."""
 
-    done: "Future[None]" = field(default_factory=Future[None])
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._open = connect
+        self._connection: sqlite3.Connection | None = None
+
+    def run(self) -> None:
+        """Write until asked to stop."""
+        is_last = False
+        while not is_last:
+            batch, is_last = self._next_batch()
+            self._write(batch)
+            _answer(batch)
+        self._close()
+
+    def end(self) -> None:
+        """Wait until everything handed over is written, and the database closed."""
+        self.jobs.put(None)
+        if threading.current_thread() is not self:  # it may be this thread that lets go of the writer last
+            self.join()
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Wait for a job, and return it with those that came with it, and whether they are the last."""
+        batch: list[_Job] = []
+        job = self.jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == _MOST_AT_ONCE:
+                return batch, False
+            try:
+                job = self.jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _write(self, batch: list[_Job]) -> None:
+        try:
+            if batch and self._connection is None:
+                self._connection = self._open()
+            if self._connection is not None:
+                _commit(self._connection, batch)
+        except Exception as error:  # whoever waits gets it, and the next batch opens the database anew
+            for job in batch:
+                if not job.is_settled:
+                    job.error = error
+            self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                connection.close()
+        except sqlite3.Error as error:
+            _log.warning("a database could not be closed: %s", error)
 
 
 class SQLiteWriter:
     """Writes to one database.
 
     Args:
-        connect: Opens the database; called in the thread, when it starts.
-        name: What the thread is called.
+        connect: Opens the database; called in the thread, when it first writes. It must not refer to who has
+            the writer, which would then never be let go.
+        name: What the thread is called after.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: Path) -> None:
         self._connect = connect
         self._name = f"flujo-writer-{name.name}"
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[_Job | _Stop] | None = None
+        self._thread: _WritingThread | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
+        _WRITERS.add(self)
 
     async def run(self, work: Work[T]) -> T:
         """Run a function in a transaction of its own or of several, and return what it returned once that is committed.
+
+        Whoever is cancelled while waiting does not know whether the function was run; it will have been before
+        whatever is handed over later.
 
         Raises:
             Exception: What the function raised, or what went wrong with the transaction.
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
-        self._queue().put(_Job(work, loop, waiter))
+        with self._lock:  # so that nothing is put behind the end of a thread
+            thread = self._thread or self._start()
+            thread.jobs.put(_Job(work, loop, waiter))
         return await waiter
 
     def stop(self) -> None:
         """End the thread once everything handed over is written; the next function starts another one."""
         with self._lock:
-            if self._finalizer is not None:
-                self._finalizer()
-            self._jobs, self._finalizer = None, None
+            thread = self._let_go()
+        if thread is not None:
+            thread.end()
 
-    def _queue(self) -> "queue.SimpleQueue[_Job | _Stop]":
-        jobs = self._jobs
-        return self._start() if jobs is None else jobs
+    def _start(self) -> _WritingThread:
+        thread = _WritingThread(self._connect, self._name)
+        thread.start()
+        self._thread = thread
+        self._finalizer = weakref.finalize(self, thread.end)  # at the end of the interpreter too
+        return thread
 
-    def _start(self) -> "queue.SimpleQueue[_Job | _Stop]":
-        with self._lock:
-            if self._jobs is None:
-                jobs: queue.SimpleQueue[_Job | _Stop] = queue.SimpleQueue()
-                thread = threading.Thread(target=_work, args=(self._connect, jobs), name=self._name, daemon=True)
-                thread.start()
-                self._jobs = jobs
-                self._finalizer = weakref.finalize(self, _end, jobs)
-            return self._jobs
+    def _let_go(self) -> _WritingThread | None:
+        thread, self._thread = self._thread, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        return thread
 
+    def pause(self) -> None:
+        """End the thread, and let nobody start one until `go_on`."""
+        self._lock.acquire()
+        thread = self._let_go()
+        if thread is not None:
+            thread.end()
 
-def _end(jobs: "queue.SimpleQueue[_Job | _Stop]") -> None:
-    stop = _Stop()
-    jobs.put(stop)
-    stop.done.result()
-
-
-def _work(connect: Callable[[], sqlite3.Connection], jobs: "queue.SimpleQueue[_Job | _Stop]") -> None:
-    """Write until asked to stop."""
-    connection: sqlite3.Connection | None = None
-    stop: _Stop | None = None
-    while stop is None:
-        batch, stop = _next_batch(jobs)
-        if batch and connection is None:
-            connection = _connected(connect, batch)
-        if batch and connection is not None:
-            _commit(connection, batch)
-        _answer(batch)
-    if connection is not None:
-        connection.close()
-    stop.done.set_result(None)
+    def go_on(self) -> None:
+        """Let a thread be started again."""
+        self._lock.release()
 
 
-def _next_batch(jobs: "queue.SimpleQueue[_Job | _Stop]") -> tuple[list[_Job], _Stop | None]:
-    """Wait for a job, and return it with those that came with it."""
-    batch: list[_Job] = []
-    job = jobs.get()
-    while True:
-        if isinstance(job, _Stop):
-            return batch, job
-        batch.append(job)
-        if len(batch) == _MOST_AT_ONCE:
-            return batch, None
-        try:
-            job = jobs.get_nowait()
-        except queue.Empty:
-            return batch, None
-
-
-def _connected(connect: Callable[[], sqlite3.Connection], batch: list[_Job]) -> sqlite3.Connection | None:
-    try:
-        return connect()
-    except Exception as error:  # whoever waits gets it, and the next batch tries again
-        for job in batch:
-            job.error = error
-        return None
-
-
-def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
-    """Run a batch in one transaction, without the jobs that fail."""
-    todo = list(batch)
-    while todo:
-        failed = _attempt(connection, todo)
-        if failed is None:
-            return
-        job, error = failed
-        if isinstance(error, sqlite3.Error) and len(todo) > 1:  # whose fault it was is seen when each is alone
-            for each in todo:
-                _commit(connection, [each])
-            return
-        job.error = error
-        todo.remove(job)
-
-
-def _attempt(connection: sqlite3.Connection, jobs: list[_Job]) -> tuple[_Job, Exception] | None:
-    """Run jobs and commit them; or change nothing, and return the job that failed and why."""
-    job = jobs[0]
-    try:
-        connection.execute("BEGIN IMMEDIATE")
+def _commit(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    """Run jobs in one transaction, without those that fail; raises if the database does not take any."""
+    error = _attempt(connection, jobs)
+    if error is not None and len(jobs) > 1:  # whose fault it was is seen when each is alone
         for job in jobs:
-            job.result = job.work(connection)
+            _commit(connection, [job])
+        return
+    for job in jobs:
+        job.error = job.error or error
+        job.is_settled = True
+
+
+def _attempt(connection: sqlite3.Connection, jobs: list[_Job]) -> Exception | None:
+    """Run jobs and commit them; or change nothing, and return what went wrong."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            job.error = None
+            changes = connection.total_changes
+            try:
+                job.result = job.work(connection)
+            except Exception as error:  # a function raises what it likes; it goes to whoever waits
+                if isinstance(error, sqlite3.Error) or connection.total_changes != changes:
+                    raise
+                job.error = error
         connection.execute("COMMIT")
-    except Exception as error:  # a function raises what it likes; it goes to whoever waits
+    except Exception as error:  # as above, or there is no room for what was written
         if connection.in_transaction:
             connection.rollback()
-        return job, error
+        return error
     return None
 
 
@@ -195,3 +224,30 @@ def _answer(batch: list[_Job]) -> None:
 def _answer_all(jobs: list[_Job]) -> None:
     for job in jobs:
         job.answer()
+
+
+# Forking
+
+READING = threading.Lock()
+"""Held by whoever has another connection open, one at a time, and while the process forks."""
+
+_WRITERS: "weakref.WeakSet[SQLiteWriter]" = weakref.WeakSet()
+_PAUSED: list[SQLiteWriter] = []
+
+
+def _before_fork() -> None:
+    READING.acquire()
+    _PAUSED.extend(_WRITERS)
+    for writer in _PAUSED:
+        writer.pause()
+
+
+def _after_fork() -> None:
+    for writer in _PAUSED:
+        writer.go_on()
+    _PAUSED.clear()
+    READING.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

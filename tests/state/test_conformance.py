@@ -1,0 +1,40 @@
+"""The stores that come with flujo do what `StateBackend` promises."""
+
+from pathlib import Path
+
+import pytest
+
+from flujo import InMemoryBackend, SQLiteBackend
+from flujo.state.backend import Durability
+from flujo.testing.conformance import StateBackendConformance
+
+
+class TestInMemoryBackend(StateBackendConformance):
+    """A store in memory."""
+
+    def new_store(self, *, lease_s: float) -> InMemoryBackend:
+        return InMemoryBackend(lease_s=lease_s)
+
+    def reopened(self, store: InMemoryBackend, *, lease_s: float) -> InMemoryBackend:
+        store.lease_s = lease_s
+        return store
+
+
+@pytest.mark.parametrize("durability", ["full", "fast", "exit"])
+class TestSQLiteBackend(StateBackendConformance):
+    """A store in a file, opened twice where a test asks for two."""
+
+    folder: Path
+    durability: Durability
+    count: int
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, durability: Durability) -> None:
+        self.folder, self.durability, self.count = tmp_path, durability, 0
+
+    def new_store(self, *, lease_s: float) -> SQLiteBackend:
+        self.count += 1
+        return SQLiteBackend(self.folder / f"{self.count}.db", durability=self.durability, lease_s=lease_s)
+
+    def reopened(self, store: SQLiteBackend, *, lease_s: float) -> SQLiteBackend:
+        return SQLiteBackend(store.path, durability=self.durability, lease_s=lease_s)
