@@ -19,8 +19,10 @@ from numbers import Real
 from typing import Any, Generic, Protocol, TypeVar, Union, runtime_checkable
 
 from flujo.domain.money import ZERO, add_usd, exact_usd
+from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError, NonRetryableError
+from flujo.utils.narrowing import is_mapping
 
 InT = TypeVar("InT")
 OutT = TypeVar("OutT")
@@ -64,6 +66,11 @@ class _HasRun(Protocol):
 @runtime_checkable
 class _HasStream(Protocol):
     def stream(self, data: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class _MakesStep(Protocol):
+    def as_step(self, name: str, /) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -254,21 +261,37 @@ class AgentCall(Generic[InT, OutT]):
 
 
 def _entry_points(agent: object, step_name: str) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
-    has_run, has_stream = isinstance(agent, _HasRun), isinstance(agent, _HasStream)
-    if isinstance(agent, type) and (has_run or has_stream or _makes_callables(agent)):
+    _refuse_workflow(agent, step_name)
+    run = _callable_or_none(agent.run) if isinstance(agent, _HasRun) else None  # a flag of that name is no method
+    stream = _callable_or_none(agent.stream) if isinstance(agent, _HasStream) else None
+    if isinstance(agent, type) and (run or stream or _makes_callables(agent)):
         raise ConfigurationError(
             f"step {step_name!r}: the agent is the class {agent.__name__}; give an instance, {agent.__name__}(...)"
         )
-    run: Any = agent.run if isinstance(agent, _HasRun) else None
-    stream = agent.stream if isinstance(agent, _HasStream) else None
-    if not (has_run or has_stream):
-        run = agent
-    if not all(entry is None or callable(entry) for entry in (run, stream)):
+    if run is None and stream is None:
+        run = _callable_or_none(agent)
+    if run is None and stream is None:
         raise ConfigurationError(
-            f"step {step_name!r}: {agent!r} is not an agent; give an object with `async def run(self, data)`, "
-            "one with `stream`, or a function"
+            f"step {step_name!r}: {reprlib.repr(agent)} is not an agent; give an object with "
+            "`async def run(self, data)`, one with `stream`, or a function"
         )
     return (None, stream or run) if run is not None and _is_generator(run) else (run, stream)
+
+
+def _refuse_workflow(agent: object, step_name: str) -> None:
+    if isinstance(agent, BaseStep):
+        raise ConfigurationError(
+            f"step {step_name!r}: the agent is the {agent.describe()}; compose steps with >> or as_step"  # pyright: ignore[reportUnknownMemberType]  # a step of any types
+        )
+    if isinstance(agent, _MakesStep) and not isinstance(agent, type):
+        raise ConfigurationError(
+            f"step {step_name!r}: the agent is a {type(agent).__name__}; "
+            f"make it a step with {type(agent).__name__}(...).as_step({step_name!r})"
+        )
+
+
+def _callable_or_none(value: Any) -> Callable[..., Any] | None:
+    return value if callable(value) else None
 
 
 def _makes_callables(cls: type) -> bool:
@@ -344,7 +367,7 @@ def _may_be_unpacked(annotation: Any) -> bool:
     if members:
         return any(map(_may_be_unpacked, members))
     cls = typing.get_origin(annotation) or annotation
-    if not inspect.isclass(cls):
+    if not inspect.isclass(cls) or issubclass(cls, StepResult):
         return False
     names = {name for base in cls.__mro__ for name in _attributes(base)}
     return "output" in names and not names.isdisjoint(("cost_usd", "token_counts", "usage"))
@@ -354,7 +377,8 @@ def _attributes(cls: type) -> Iterable[str]:
     """Return what a class itself gives its instances, and all that its constructor names, which may be set there."""
     init = vars(cls).get("__init__")
     named = init.__code__.co_names if inspect.isfunction(init) else ()
-    return (*vars(cls), *vars(cls).get("__annotations__", ()), *named)
+    annotations = vars(cls).get("__annotations__")  # of `type` itself it is a descriptor, of a metaclass anything
+    return (*vars(cls), *(annotations if is_mapping(annotations) else ()), *named)
 
 
 def _describe(target: Callable[..., Any]) -> str:

@@ -112,10 +112,6 @@ class AgentStep(BaseStep[InT, OutT]):
         Raises:
             ConfigurationError: It is nothing that can be called with a step's input.
         """
-        if isinstance(agent, BaseStep):
-            raise ConfigurationError(
-                f"step {self.name!r}: the agent is the {agent.describe()}; compose steps with >> or as_step"
-            )
         call = None if agent is None else AgentCall.of(agent, self.name)
         self._agent = agent
         self._call: AgentCall[Any, Any] | None = call

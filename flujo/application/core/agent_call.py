@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection
+import reprlib
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterator
 from types import AsyncGeneratorType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.step import AgentStep
+from flujo.exceptions import NonRetryableError
 
 T = TypeVar("T")
 
@@ -155,7 +157,12 @@ async def _no_longer_than(deadline: asyncio.Timeout, answer: Awaitable[T]) -> T:
 
 async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | None, deadline: asyncio.Timeout) -> None:
     """Collect the chunks of a stream, and hand them on as they come."""
-    chunks = aiter(await stream if inspect.isawaitable(stream) else stream)
+    given: Any = await stream if inspect.isawaitable(stream) else stream
+    chunks = _take_turns(given) if _is_iterator(given) else aiter(given) if _is_async_iterable(given) else None
+    if chunks is None:
+        raise NonRetryableError(
+            f"the stream is {reprlib.repr(given)}; write `async def stream(self, data)` and yield the chunks"
+        )
     close: Callable[[], Awaitable[object]] | None = getattr(chunks, "aclose", None)  # only generators have it
     async with contextlib.AsyncExitStack() as stack:
         if close is not None:
@@ -164,6 +171,24 @@ async def _consume(stream: Any, streamed: StreamedAnswer, on_chunk: OnChunk | No
             output = streamed.add(chunk)
             if on_chunk is not None:
                 await _hand_on(output, on_chunk, deadline)
+
+
+def _is_iterator(stream: object) -> TypeGuard[Iterator[Any]]:
+    return isinstance(stream, Iterator)
+
+
+def _is_async_iterable(stream: object) -> TypeGuard[AsyncIterable[Any]]:
+    return isinstance(stream, AsyncIterable)
+
+
+async def _take_turns(chunks: Iterator[Any]) -> AsyncIterator[Any]:
+    """Give the chunks of a plain generator, and a turn to all other tasks after each."""
+    with contextlib.ExitStack() as stack:
+        if inspect.isgenerator(chunks):
+            stack.callback(chunks.close)
+        for chunk in chunks:
+            yield chunk
+            await asyncio.sleep(0)
 
 
 async def _hand_on(chunk: Any, on_chunk: OnChunk, deadline: asyncio.Timeout) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from flujo import (
     MissingAgentError,
     PipelineContext,
     Step,
+    StepResult,
     TypeMismatchError,
     UsageLimits,
     validator,
@@ -41,6 +42,32 @@ class _StreamsLater:
 
     async def stream(self, data: str) -> AsyncIterator[str]:
         return _Streams().stream(data)
+
+
+class _StreamsPlainly:
+    def stream(self, data: str) -> Iterator[str]:
+        yield from data.upper()
+
+
+class _RunsWithFlags:
+    """Attributes that are called as entry points are, and are none."""
+
+    stream = False
+    as_step = None
+
+    async def run(self, data: str) -> str:
+        return data.upper()
+
+
+class _StreamsWithFlags(_Streams):
+    run = 5
+
+
+class _CalledWithFlags:
+    run = stream = False
+
+    async def __call__(self, data: str) -> str:
+        return data.upper()
 
 
 class _RunsAsGenerator:
@@ -128,6 +155,10 @@ _AGENTS: dict[str, tuple[Any, Any]] = {
     "plain run": (_RunsPlainly(), "HI"),
     "stream": (_Streams(), "HI"),
     "awaitable stream": (_StreamsLater(), "HI"),
+    "plain stream": (_StreamsPlainly(), "HI"),
+    "run beside a flag": (_RunsWithFlags(), "HI"),
+    "stream beside a flag": (_StreamsWithFlags(), "HI"),
+    "callable beside flags": (_CalledWithFlags(), "HI"),
     "run is a generator": (_RunsAsGenerator(), "HI"),
     "callable object": (_Called(), "HI"),
     "callable generator": (_CalledAsGenerator(), "HI"),
@@ -197,6 +228,8 @@ _NO_AGENTS: list[tuple[Any, str]] = [
     (_needs_more, "needs 'other', which no step passes"),
     (_context_by_position, "needs 'context', which no step passes"),
     (Step("inner", _plain), "the agent is the step 'inner'; compose steps with >> or as_step"),
+    (Step("a", _plain) >> Step("b", _plain), "the agent is the step 'pipeline'; compose steps with >> or as_step"),
+    (Flujo(Step("inner", _plain)), "the agent is a Flujo; make it a step with Flujo(...).as_step('ask')"),
 ]
 
 
@@ -219,6 +252,27 @@ def test_an_object_whose_run_is_no_method_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="is not an agent"):
         Step("ask", settings)
+
+
+class _Annotated(type):
+    """A metaclass whose classes say nothing about their attributes."""
+
+    __annotations__ = "none"  # type: ignore[assignment]  # it may be anything
+
+
+class _Odd(metaclass=_Annotated):
+    pass
+
+
+@pytest.mark.parametrize("answer", [type, type[_Odd], _Annotated, _Odd, StepResult])
+def test_classes_without_usual_annotations_are_answers(answer: Any) -> None:
+    """Any class may be declared as the answer, and is the output of the step."""
+
+    def give(data: str) -> Any: ...
+
+    give.__annotations__["return"] = answer
+
+    assert Step("give", give).output_type == answer
 
 
 async def test_a_step_without_an_agent_is_refused_before_the_run() -> None:

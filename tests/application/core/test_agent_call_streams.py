@@ -1,7 +1,7 @@
 """Streaming agents: chunks as they come, one output in the end, and generators that are closed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 
 from flujo import Flujo, PipelineResult, Step, UsageLimitExceededError, UsageLimits, validator
 from flujo.testing import FailingStreamAgent, ManualClock, StubAgent, gather_result
-from tests.application.core.agent_answers import PaidError
+from tests.application.core.agent_answers import Paid, PaidError
 
 
 def _streamer(*chunks: Any) -> Callable[[Any], AsyncIterator[Any]]:
@@ -250,3 +250,37 @@ async def test_a_breach_cuts_a_stream_short() -> None:
     assert closed.is_set()
     assert raised.value.result.total_tokens == 10
     assert [result.status for result in raised.value.result.step_history[0].step_history] == ["stopped", "completed"]
+
+
+async def test_a_stream_of_no_chunks_is_not_tried_again() -> None:
+    """What `stream` gives has to be an iterator; the error says what to write."""
+
+    class Answers:
+        async def stream(self, data: str) -> str:
+            return "abc"
+
+    agent: Any = Answers()
+    result = await Flujo(Step("ask", agent, max_retries=5)).run_async("hi")
+
+    assert result.step_history[0].attempts == 1
+    assert "the stream is 'abc'; write `async def stream(self, data)`" in str(result.step_history[0].feedback)
+
+
+async def test_a_plain_generator_is_closed_and_gives_turns() -> None:
+    """A stream that a timeout cuts short between two chunks ends, and what came of it is paid."""
+    ended: list[str] = []
+
+    class Endless:
+        def stream(self, data: str) -> Iterator[Any]:
+            try:
+                while True:
+                    yield Paid("x", 0.5)
+            finally:
+                ended.append("ended")
+
+    endless: Any = Endless()
+    limits = UsageLimits(total_cost_usd_limit=1000)
+    result = await Flujo(Step("ask", endless, timeout_s=0.001, max_retries=0), usage_limits=limits).run_async("hi")
+
+    assert (result.step_history[0].feedback, ended) == ("timed out after 0.001 s", ["ended"])
+    assert result.total_cost >= 1
