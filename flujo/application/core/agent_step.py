@@ -16,7 +16,7 @@ from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.judgement import Verdict, judge
-from flujo.application.core.outcome import describe_error
+from flujo.application.core.outcome import describe_error, error_message
 from flujo.application.core.pausing import Question, take_answer, wait_for_person
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer
@@ -142,7 +142,9 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
 def _reason(step: AgentStep[Any, Any], failure: BaseException) -> str:
     if isinstance(failure, TimedOutError):
         return f"timed out after {step.config.timeout_s:g} s"
-    return str(failure) if isinstance(failure, (_RefusedError, ContextUpdateError)) else describe_error(failure)
+    if isinstance(failure, _RefusedError):
+        return str(failure)
+    return error_message(failure) if isinstance(failure, ContextUpdateError) else describe_error(failure)
 
 
 def _end_at_once(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.pipeline import Pipeline
@@ -74,10 +74,24 @@ def blame(child: StepResult) -> str | None:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception as feedback: its type and message, and what a group of them holds."""
+    """Return an exception as feedback, in one line: its type and message, and what a group of them holds."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(describe_error(inner) for inner in error.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # a group of any exceptions
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    message = error_message(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def error_message(error: BaseException) -> str:
+    """Return the message of an exception, in one line; that of pydantic names each value that does not fit."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            ".".join(map(str, (error.title, *problem["loc"]))) + f": {problem['msg']}"
+            for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+    try:
+        return " ".join(str(error).split())
+    except Exception as unprintable:  # the exception is of the user's
+        return f"its message cannot be shown ({type(unprintable).__name__})"
 
 
 def pipeline_result(

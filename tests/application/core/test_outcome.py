@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from flujo import ExecutionFrame, ExecutorCore, Flujo, Step, StepResult
 from flujo.application.core.outcome import blame, describe_error, pipeline_result
@@ -10,9 +11,36 @@ from flujo.domain.pipeline import BaseStep
 from tests.steps.workflows import CENT, Notes, assert_adds_up, failing, paid
 
 
+class _UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+def _refusal(kind: type[BaseModel], values: Any) -> ValidationError:
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate(values)
+    return raised.value
+
+
+class _Order(BaseModel):
+    number: int
+    items: list[int]
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
+        (ValueError("two\n  lines\r\n"), "ValueError: two lines"),
+        (_UnprintableError(), "_UnprintableError: its message cannot be shown (LookupError)"),
+        (
+            _refusal(_Order, {"number": "one", "items": [1, None]}),
+            "ValidationError: _Order.number: Input should be a valid integer, unable to parse string as an integer; "
+            "_Order.items.1: Input should be a valid integer",
+        ),
+        (
+            _refusal(_Order, "text"),
+            "ValidationError: _Order: Input should be a valid dictionary or instance of _Order",
+        ),
         (ValueError("bad"), "ValueError: bad"),
         (ValueError(), "ValueError"),
         (KeyError("k"), "KeyError: 'k'"),
@@ -21,7 +49,7 @@ from tests.steps.workflows import CENT, Notes, assert_adds_up, failing, paid
     ],
 )
 def test_an_error_is_told_by_type_and_message(error: BaseException, text: str) -> None:
-    """A group is told by what it holds."""
+    """It is one line; a group is told by what it holds, and a refusal of pydantic by what does not fit."""
     assert describe_error(error) == text
 
 
