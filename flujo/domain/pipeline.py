@@ -185,6 +185,21 @@ class BaseStep(Generic[InT, OutT]):
         if self.fallback_step is not None:
             yield from self.fallback_step.walk()
 
+    @property
+    def touches_context(self) -> bool:
+        """Whether the step itself, apart from the steps within it, may change the context or hand out parts of it.
+
+        A kind whose handler only runs inner steps says `False`, so that the context need not be copied for it.
+        """
+        return True
+
+    @property
+    def may_change_context(self) -> bool:
+        """Whether a run of this step, or of any step within it, may change the context that it sees."""
+        if self.touches_context or (self.fallback_step is not None and self.fallback_step.may_change_context):
+            return True
+        return any(child.may_change_context for _, child in self.children())
+
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add to `report` what a run would refuse in this step itself, not in its children.
 
@@ -259,6 +274,18 @@ class Pipeline(BaseStep[InT, OutT]):
         """Return the steps, each with its position."""
         return tuple((str(position), step) for position, step in enumerate(self.steps))
 
+    @property
+    def touches_context(self) -> bool:
+        """A pipeline itself does not; its steps may."""
+        return False
+
+    @property
+    def may_change_context(self) -> bool:
+        """Whether any of the steps may."""
+        if self.fallback_step is not None and self.fallback_step.may_change_context:
+            return True
+        return any(step.may_change_context for step in self.steps)
+
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add the neighbours that do not fit and the names that stand twice."""
         for before, after in pairwise(self.steps):
@@ -318,6 +345,14 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the pipeline."""
         return (("pipeline", self.pipeline),)
+
+    @property
+    def may_change_context(self) -> bool:
+        """Whether anything can flow back: what the steps change, and what hooks of a runner do to its context."""
+        if self.fallback_step is not None and self.fallback_step.may_change_context:
+            return True
+        has_hooks = self.settings is not None and bool(self.settings.hooks)
+        return self.inherit_context and (has_hooks or self.pipeline.may_change_context)
 
     def inner_context_model(self, context_model: type | None) -> type | None:
         """Return the runner's own model; a plain pipeline has that of the outer context."""

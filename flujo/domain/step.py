@@ -101,10 +101,15 @@ class AgentStep(BaseStep[InT, OutT]):
         return self._call
 
     @property
-    def sees_context(self) -> bool:
+    def touches_context(self) -> bool:
         """Whether the agent, or what stands around it, may read or change the context."""
         asks = self._call is not None and "context" in self._call.keywords
         return asks or self.updates_context or self.is_judged or bool(self.processors.prompt_processors)
+
+    @property
+    def may_change_context(self) -> bool:
+        """Whether the agent, what stands around it, or the fallback may change the context."""
+        return self.touches_context or (self.fallback_step is not None and self.fallback_step.may_change_context)
 
     def bind(self, agent: Any) -> None:
         """Give the step another agent; its types follow. An agent that is refused changes nothing.

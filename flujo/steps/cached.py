@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from flujo.application.core.branches import OWNED_BY_THE_RUN
 from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import conclude
+from flujo.application.core.outcome import conclude, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.keys import digest, fields_of
@@ -48,6 +48,11 @@ class CachedStep(BaseStep[InT, OutT]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the inner step."""
         return (("cached", self.inner),)
+
+    @property
+    def touches_context(self) -> bool:
+        """A hit changes what the remembered step changed, and no more."""
+        return False
 
 
 @dataclass(slots=True, frozen=True)
@@ -87,6 +92,9 @@ async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], fr
     result = await core.execute(frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk))
     if result.status == "paused":
         frame.save(start)
+    if isinstance(step.inner, Pipeline) and len(step.inner.steps) == 1 and not step.inner.is_guarded:
+        frame.history = [result]  # it came to what its step came to, but a hit knows only the pipeline's name
+        result = conclude(frame, result.output) if result.success else end_with(frame, result, result.output)
     if result.success:
         await _remember(cache, start, step, frame, result)
     result.metadata_["cache_hit"] = False
@@ -94,7 +102,7 @@ async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], fr
 
 
 def _sees_context(step: BaseStep[Any, Any]) -> bool:
-    return step.sees_context if isinstance(step, AgentStep) else not isinstance(step, Pipeline)
+    return step.touches_context if isinstance(step, AgentStep) else not isinstance(step, Pipeline)
 
 
 def _begin(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _CachedCheckpoint:
@@ -103,7 +111,7 @@ def _begin(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _CachedChe
     seen = {name: value for name, value in fields_of(frame.context).items() if name not in _NOT_IN_THE_KEY}
     definition = [id(part) for part in _definition(step)]
     key = digest([definition, digest(frame.data, "input"), digest(seen if sees_context else {}, "context")])
-    return _CachedCheckpoint(key, copy_context(frame.context) if sees_context else None)
+    return _CachedCheckpoint(key, copy_context(frame.context) if step.inner.may_change_context else None)
 
 
 def _definition(step: CachedStep[Any, Any]) -> tuple[object, ...]:

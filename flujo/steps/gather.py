@@ -26,6 +26,11 @@ class GatherStep(BaseStep[Mapping[str, Any], dict[str, Any]]):
         self.wait_for = tuple(wait_for)
         self.output_type = dict[str, Any]
 
+    @property
+    def touches_context(self) -> bool:
+        """Gathering works on the input alone."""
+        return False
+
 
 @ExecutorCore.handles(GatherStep)
 async def _handle_gather_step(core: ExecutorCore, step: GatherStep, frame: ExecutionFrame[Any]) -> StepResult:

@@ -56,6 +56,11 @@ class MapStep(BaseStep[InT, list[OutT]]):
         """Return the pipeline."""
         return (("item", self.pipeline),)
 
+    @property
+    def touches_context(self) -> bool:
+        """A merge function of the user's does, and items of a context field are parts of the context."""
+        return self.iterable_input is not None or not isinstance(self.policy.merge, MergeStrategy)
+
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a context field that does not exist."""
         source = () if self.iterable_input is None else (self.iterable_input,)

@@ -62,6 +62,11 @@ class ParallelStep(BaseStep[InT, dict[str, Any]]):
         """Return the branches."""
         return tuple((self.places[name], branch) for name, branch in self.branches.items())
 
+    @property
+    def touches_context(self) -> bool:
+        """Only a merge function of the user's does; branches change copies."""
+        return not isinstance(self.policy.merge, MergeStrategy)
+
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add the context fields that are named but do not exist."""
         mapped = [field for fields in (self.policy.field_mapping or {}).values() for field in fields]

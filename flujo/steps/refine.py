@@ -54,6 +54,11 @@ class RefineStep(BaseStep[InT, OutT]):
         """Return generator and critic."""
         return (("generator", self.generator), ("critic", self.critic))
 
+    @property
+    def touches_context(self) -> bool:
+        """Refining itself does not; generator and critic may."""
+        return False
+
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a critic that cannot read the drafts, or that gives no `RefinementCheck`."""
         generator = f"the generator of {self.name!r} ({self.generator.steps[-1].describe()})"

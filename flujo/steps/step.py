@@ -272,6 +272,10 @@ class Step(AgentStep[InT, OutT]):
     ) -> BaseStep[A, dict[str, Any]]:
         """Return a step that runs all branches at once; its output is a dict by branch name.
 
+        A branch that may change the context works on a copy of its own: models, dicts, lists and sets are made anew,
+        values that cannot change are shared, so a copy costs what the context has in containers. `context_include_keys`
+        makes it smaller. Branches that do not see the context share one copy, however many they are.
+
         Args:
             name: The step's name.
             branches: Steps or pipelines by name; each works on the step's input and a copy of the context.
@@ -563,6 +567,10 @@ class Step(AgentStep[InT, OutT]):
         usage_limits: UsageLimits | None = None,
     ) -> BaseStep[Any, list[Any]]:
         """Return a step that runs a pipeline once for each item; its output is a list in the order of the items.
+
+        A pipeline with a step that may change the context gets a copy of the context for each item, and one copy costs
+        what the context has in containers, the items among them if they come from a context field. Where the pipeline
+        only works on the item, all items share one copy, so ten thousand items cost no more each than a hundred.
 
         Args:
             name: The step's name.

@@ -329,6 +329,13 @@ class Model:
         inner_output = output if status == "completed" else None
         return _parent(node.name, history, status, {"run": status, "output": inner_output})
 
+    def _entire(self, node: Node, data: Any, context: Context) -> Trace:
+        """Run what has something around it, so that a pipeline of one step is more than that step."""
+        ran = self._step(node, data, context)
+        if isinstance(node, Seq) and len(node.steps) == 1:
+            return _parent(node.name, [ran], ran.status, ran.output)
+        return ran
+
     def _cached(self, node: Cached, data: Any, context: Context) -> Trace:
         seen = context if _sees_context(node.inner) else {}
         key = (id(node), json.dumps([data, seen], sort_keys=True))
@@ -337,7 +344,7 @@ class Model:
             context.update(changes)
             return Trace(node.name, "completed", output, attempts=0, notes={**notes, "cache_hit": True})
         before = copy.deepcopy(context)
-        ran = self._step(node.inner, data, context)
+        ran = self._entire(node.inner, data, context)
         if ran.completed:
             changes = {name: value for name, value in context.items() if value != before[name]}
             self._cache[key] = copy.deepcopy((ran.output, ran.notes, changes))
@@ -345,7 +352,7 @@ class Model:
         return ran
 
     def _rescue(self, node: Rescue, data: Any, context: Context) -> Trace:
-        primary = self._step(node.primary, data, context)
+        primary = self._entire(node.primary, data, context)
         if primary.completed:
             return primary
         rescue = self._step(node.fallback, data, context)

@@ -56,7 +56,7 @@ class BranchPolicy:
 
 @dataclass(slots=True, frozen=True)
 class _BranchesCheckpoint:
-    """Where branches stood: the results of the finished ones, and the contexts of those that wait."""
+    """Where branches stood: the results of the finished ones, and the contexts that those which wait do not share."""
 
     finished: dict[str, StepResult]
     contexts: dict[str, BaseModel]
@@ -72,7 +72,7 @@ class BranchRun:
         branches: In order of declaration.
         policy: How they run and what comes back.
         results: By branch name; a branch that was never started has none.
-        contexts: The context of each started branch.
+        contexts: The context of each started branch; those that cannot change theirs share one.
     """
 
     core: ExecutorCore
@@ -84,6 +84,8 @@ class BranchRun:
     _failed: list[tuple[ExecutionFrame[Any], StepResult]] = field(
         default_factory=list[tuple[ExecutionFrame[Any], StepResult]]
     )
+    _shared: BaseModel | None = None
+    _sharing: dict[int, bool] = field(default_factory=dict[int, bool])  # by identity of a step, which the branches keep
 
     _mistakes: list[FlujoError] = field(default_factory=list[FlujoError])
 
@@ -150,8 +152,7 @@ class BranchRun:
             return
         context = self.contexts.get(branch.name)
         if context is None:
-            context = copy_context(self.frame.context, include=self.policy.include)
-            self.contexts[branch.name] = context
+            context = self.contexts[branch.name] = self._context_for(branch.step)
         frame = self.frame.child(branch.step, branch.data, at=branch.at, context=context)
         try:
             result = await self.core.execute(frame)
@@ -165,6 +166,22 @@ class BranchRun:
             self._failed.append((frame, result))
             if self.policy.on_failure is BranchFailureStrategy.IGNORE:
                 await self._keep_failures()
+
+    def _context_for(self, step: BaseStep[Any, Any]) -> BaseModel:
+        """Return a copy of the context: one of its own for a step that may change it, or else the one they share.
+
+        What a merge function of the user's gets are copies in any case, for it may do with them what it likes.
+        """
+        shares = self._sharing.get(id(step))
+        if shares is None:
+            is_told = self.frame.scope.hooks is not None or not isinstance(self.policy.merge, MergeStrategy)
+            shares = self._sharing[id(step)] = not is_told and not step.may_change_context
+        if shares and self._shared is not None:
+            return self._shared
+        copied: BaseModel = copy_context(self.frame.context, include=self.policy.include)
+        if shares:
+            self._shared = copied
+        return copied
 
     def conclude(self, output: Any, *, before: Sequence[StepResult] = ()) -> StepResult:
         """Return the step's result, with the contexts of the branches merged if it completed.
@@ -199,9 +216,10 @@ class BranchRun:
         order = {branch.at: position for position, branch in enumerate(self.branches)}
         depth = len(self.frame.path)
         self.frame.scope.control.arrange_waiting(self.frame.path, lambda asked: order[asked.path[depth]])
-        waiting = {name: self.contexts[name] for name, result in self.results.items() if result.status == "paused"}
+        waiting = {name for name, result in self.results.items() if result.status == "paused"}
         finished = {name: result for name, result in self.results.items() if name not in waiting}
-        self.frame.save(_BranchesCheckpoint(finished, waiting))
+        contexts = {name: self.contexts[name] for name in waiting if self.contexts[name] is not self._shared}
+        self.frame.save(_BranchesCheckpoint(finished, contexts))
         first = next(result for result in ran if result.status == "paused")
         return conclude(self.frame, status="paused", feedback=first.feedback)
 
@@ -210,10 +228,11 @@ class BranchRun:
         policy = self.policy
         if policy.merge is MergeStrategy.NO_MERGE:
             return
+        ran = [(branch.name, self.results[branch.name]) for branch in self.branches]
         completed = {
-            branch.name: self.results[branch.name].branch_context
-            for branch in self.branches
-            if self.results[branch.name].success
+            name: result.branch_context
+            for name, result in ran
+            if result.success and result.branch_context is not self._shared
         }
         merge_branches(
             self.frame.context,

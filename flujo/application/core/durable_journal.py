@@ -29,7 +29,6 @@ from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
-from flujo.domain.step import AgentStep
 from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
 from flujo.state.backend import StateBackend
 from flujo.state.ownership import Owner
@@ -212,11 +211,8 @@ class DurableJournal(StateManager):
 
     def before(self, frame: ExecutionFrame[Any]) -> BaseModel | None:
         """Return a copy of a step's context to compare with afterwards; `None` if the step cannot change it."""
-        step = frame.step
-        if isinstance(step, AgentStep) and not step.sees_context and frame.scope.hooks is None:
-            return None
         context: BaseModel = frame.context
-        return copy_context(context)
+        return copy_context(context) if frame.may_change_context else None
 
     async def record(self, frame: ExecutionFrame[Any], result: StepResult, before: BaseModel | None) -> None:
         """Store that a step finished: its result, what it changed in the context and what it cost, at once.

@@ -12,7 +12,7 @@ from flujo.application.core.state_manager import CheckpointT, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import HumanInteraction, StepPath
-from flujo.domain.pipeline import BaseStep
+from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult, Waiting
 from flujo.utils.clock import Clock
 
@@ -57,6 +57,7 @@ class RunControl:
         is_limited: Whether any limit can be passed in this run.
         is_cutting: Whether a breach has cut short the calls that were in flight.
         unfinished: By error that ends the run, the step that it came out of so far: its path, and what it came to.
+        steps: How many steps have been begun, those of one-step pipelines counted once.
     """
 
     is_limited: bool = False
@@ -69,6 +70,7 @@ class RunControl:
     unfinished: dict[BaseException, tuple[StepPath, StepResult]] = field(
         default_factory=dict[BaseException, tuple[StepPath, StepResult]]
     )
+    steps: int = 0
 
     def waiting_below(self, path: StepPath) -> list[Waiting]:
         """Return those of the waiting steps that are within the step at `path`."""
@@ -207,6 +209,11 @@ class ExecutionFrame(Generic[ContextT]):
     history: list[StepResult] | None = None
     attempts: int = 1
 
+    @property
+    def may_change_context(self) -> bool:
+        """Whether running the step may change the frame's context; hooks may, whatever the step is."""
+        return self.scope.hooks is not None or self.step.may_change_context
+
     def child(
         self,
         step: BaseStep[Any, Any],
@@ -236,6 +243,11 @@ class ExecutionFrame(Generic[ContextT]):
             (*self.path, at),
             on_chunk,
         )
+
+    def only_child(self) -> "ExecutionFrame[ContextT]":
+        """Return the frame of the one step of a pipeline, which works on its input and gives its output."""
+        assert isinstance(self.step, Pipeline), "only a pipeline is a single step in disguise"
+        return self.child(self.step.steps[0], self.data, at="0", on_chunk=self.on_chunk)
 
     def checkpoint(self, kind: type[CheckpointT]) -> CheckpointT | None:
         """Return where this step stood when its run paused, or `None` if it starts afresh."""

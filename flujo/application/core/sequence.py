@@ -24,10 +24,9 @@ class SequenceCheckpoint:
 async def _handle_pipeline_step(
     core: ExecutorCore, pipeline: Pipeline[Any, Any], frame: ExecutionFrame[Any]
 ) -> StepResult:
-    """Run the steps; a pipeline of one step is that step."""
-    if len(pipeline.steps) == 1:
-        only = frame.child(pipeline.steps[0], frame.data, at="0", on_chunk=frame.on_chunk)
-        return await core.execute(only)
+    """Run the steps; a pipeline of one step is that step, unless limits, a fallback or a key make it one of its own."""
+    if len(pipeline.steps) == 1 and not pipeline.is_guarded:
+        return await core.execute(frame.child(pipeline.steps[0], frame.data, at="0", on_chunk=frame.on_chunk))
     return await run_in_order(core, pipeline.steps, frame)
 
 

@@ -40,6 +40,9 @@ ExecutorT = TypeVar("ExecutorT", bound=StepExecutor)
 
 _log = logging.getLogger("flujo.steps")
 
+_STEPS_A_TURN = 100
+"""Steps of a run after which other tasks of the event loop have their turn, though no step ever waits."""
+
 _WORKFLOW_MISTAKES = (
     ConfigurationError,
     ContextInheritanceError,
@@ -99,22 +102,32 @@ class ExecutorCore:
     async def execute(self, frame: ExecutionFrame[Any]) -> StepResult:
         """Run the step of a frame and return what it came to; only mistakes in the workflow are raised."""
         scope = frame.scope
-        if scope.control.halt is not None:
-            return scope.control.halt.refuse(frame.step)
+        control = scope.control
+        control.steps += 1
+        if control.steps % _STEPS_A_TURN == 0:
+            await asyncio.sleep(0)  # so that a run whose steps never wait can be cancelled, and starves nobody
+        if control.halt is not None:
+            return control.halt.refuse(frame.step)
         if scope.durable is not None:
             return await self._run_durably(frame, scope.durable)
-        if scope.hooks is not None or frame.step.is_guarded:
+        step = frame.step
+        while type(step) is Pipeline and len(step.steps) == 1 and not step.is_guarded:
+            frame = frame.only_child()  # running it is running its step, with fewer frames on Python's stack
+            step = frame.step
+        if scope.hooks is not None or step.is_guarded:
             return await self._run_guarded(frame)
         return await self._run(frame)
 
     async def _run_durably(self, frame: ExecutionFrame[Any], durable: DurableRun) -> StepResult:
         """Return what a step came to before, or run it and keep what it comes to."""
-        if (recalled := durable.recall(frame)) is not None:
+        while (recalled := durable.recall(frame)) is None:
+            step = frame.step
+            if len(frame.path) == 1 or type(step) is not Pipeline or len(step.steps) > 1 or step.is_guarded:
+                break
+            frame = frame.only_child()  # it is its step, which is kept
+        else:
             return recalled
-        step = frame.step
-        is_guarded = frame.scope.hooks is not None or step.is_guarded
-        if isinstance(step, Pipeline) and len(step.steps) == 1 and not is_guarded and len(frame.path) > 1:
-            return await self._run(frame)  # it is its step, which is kept
+        is_guarded = frame.scope.hooks is not None or frame.step.is_guarded
         before = durable.before(frame)
         try:
             result = await (self._run_guarded(frame) if is_guarded else self._run(frame))
@@ -132,7 +145,7 @@ class ExecutorCore:
                 await durable.record(frame, result, before)
             except _WORKFLOW_MISTAKES as mistake:
                 frame.scope.control.unfinished[mistake] = frame.path, result
-                now = StepResult(step.name, cost=cost, token_counts=tokens, attempts=attempts)
+                now = StepResult(frame.step.name, cost=cost, token_counts=tokens, attempts=attempts)
                 if not result.step_history:  # or else it is stored with the steps within it
                     await _keep_spent(frame.path, now, durable, mistake)
                 raise

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, Pipeline, PipelineAbortSignal, Step, UsageLimitExceededError, UsageLimits
+from flujo import (
+    BaseStep,
+    Flujo,
+    Pipeline,
+    PipelineAbortSignal,
+    PostStepPayload,
+    Step,
+    UsageLimitExceededError,
+    UsageLimits,
+)
 from tests.steps.workflows import CENT, assert_adds_up, failing, paid, plain
 
 
@@ -31,6 +40,47 @@ def test_a_pipeline_of_one_step_is_that_step() -> None:
     result = Flujo(_inside(Pipeline.from_step(paid("only")))).run("x")
 
     assert result.step_history[0].step_history[0].name == "only"
+
+
+def _with_fallback(step: BaseStep[Any, Any]) -> BaseStep[Any, Any]:
+    return step.fallback(plain("never"))
+
+
+@pytest.mark.parametrize("guard", [Step.cached, _with_fallback])
+def test_a_pipeline_of_one_step_with_something_around_it_has_a_result_of_its_own(guard: Any) -> None:
+    """Results and hooks know it by its own name, every time it runs, with its step within it."""
+    heard: list[str] = []
+
+    async def hear(payload: PostStepPayload) -> None:
+        heard.append(payload.step_result.name)
+
+    flujo = Flujo(guard(Pipeline(steps=[paid("only")], name="named")))
+    first, second = flujo.run("x"), flujo.run("x")
+    flujo.with_settings(hooks=[hear]).run("y")
+
+    assert [run.step_history[0].name for run in (first, second)] == ["named", "named"]
+    assert [child.name for child in first.step_history[0].step_history] == ["only"]
+    assert set(heard) <= {"only", "named"}
+    assert_adds_up(first)
+
+
+def test_a_pipeline_of_one_step_with_limits_has_a_result_of_its_own() -> None:
+    """Whatever stands beside it."""
+    limited = Pipeline(steps=[paid("only")], name="named", usage_limits=UsageLimits(total_tokens_limit=10))
+
+    result = Flujo(limited >> paid("after")).run("x")
+
+    assert [child.name for child in result.step_history] == ["named", "after"]
+    assert [child.name for child in result.step_history[0].step_history] == ["only"]
+    assert_adds_up(result)
+
+
+def test_a_failed_pipeline_of_one_step_blames_its_step() -> None:
+    """Behind a cache as anywhere, with what it paid."""
+    result = Flujo(Step.cached(Pipeline(steps=[failing("only")], name="named"))).run("x").step_history[0]
+
+    assert (result.name, result.status, result.cost) == ("named", "failed", CENT)
+    assert result.feedback == "step 'only': PaidError: no luck"
 
 
 def test_pipelines_join_into_one() -> None:
