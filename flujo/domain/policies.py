@@ -1,13 +1,15 @@
 """How a step is tried and judged: retries and timeouts, validators, plugins, processors."""
 
 import inspect
+import reprlib
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flujo.exceptions import ConfigurationError
+from flujo.exceptions import ConfigurationError, NonRetryableError
 
 
 class StepConfig(BaseModel):
@@ -150,8 +152,14 @@ class _FunctionValidator(BaseValidator):
         self.__doc__ = check.__doc__
 
     async def validate(self, output: Any, *, context: Any = None) -> ValidationResult:
-        is_valid, feedback = self._check(output)
-        return ValidationResult(is_valid=is_valid, feedback=feedback, validator_name=self.name)
+        said: object = self._check(output)
+        match said:
+            case (bool(is_valid), str() | None as feedback):
+                return ValidationResult(is_valid=is_valid, feedback=feedback, validator_name=self.name)
+            case _:
+                raise NonRetryableError(
+                    f"validator {self.name} returned {reprlib.repr(said)}; return (is_valid, feedback or None)"
+                )
 
 
 def validator(check: Callable[[Any], tuple[bool, str | None]]) -> BaseValidator:
@@ -201,3 +209,35 @@ class AgentProcessors(BaseModel):
     """Objects with `async process(data, context)`, applied in order to the step's input."""
     output_processors: list[Any] = Field(default_factory=list[Any])
     """Objects with `async process(data, context)`, applied in order to the agent's output."""
+
+
+def check_method(step_name: str, owner: object, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Refuse a method of a plugin, a validator or a processor that could not be awaited, or called like this.
+
+    Raises:
+        ConfigurationError: It is a plain function, or takes other arguments.
+    """
+    if not inspect.isroutine(method):
+        return  # an object that can be called may do anything
+    place = f"step {step_name!r}: {type(owner).__name__}.{method.__name__}"
+    if _is_plain(method):
+        raise ConfigurationError(f"{place} is a plain function; write `async def {method.__name__}`")
+    try:
+        signature = inspect.signature(method)
+    except ValueError:  # some builtins have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        called_with = ", ".join([*map(str, args), *(f"{name}=..." for name in kwargs)])
+        raise ConfigurationError(f"{place} takes {signature}, but is called with ({called_with})") from None
+
+
+def _is_plain(method: Callable[..., Any]) -> bool:
+    """Return whether a method is surely not async: not declared so, not decorated, not said to give an awaitable."""
+    function: Any = inspect.unwrap(method)
+    if inspect.iscoroutinefunction(method) or not inspect.isroutine(function) or function is not method:
+        return False
+    declared = getattr(function, "__annotations__", {}).get("return")
+    kind = typing.get_origin(declared) or declared
+    return not (isinstance(kind, str) or (inspect.isclass(kind) and issubclass(kind, Awaitable)))

@@ -18,6 +18,7 @@ from flujo.domain.policies import (
     ValidationPlugin,
     Validator,
 )
+    check_method,
 from flujo.domain.type_compatibility import fits
 from flujo.exceptions import ConfigurationError, MissingAgentError
 
@@ -193,10 +194,16 @@ def _checked_plugins(name: str, plugins: Iterable[object]) -> Iterator[tuple[Val
             case _:
                 raise ConfigurationError(
                     f"step {name!r}: {reprlib.repr(entry)} is not a plugin with its priority; give (plugin, 0), "
+@runtime_checkable
+class _Processes(Protocol):
+    def process(self, data: Any, context: Any, /) -> Any: ...
+
+
                     "where the plugin has `async def validate(self, data)`"
                 )
 
 
+                check_method(name, plugin, plugin.validate, "data")
 def _checked_validators(name: str, validators: Iterable[object]) -> Iterator[Validator]:
     for each in validators:
         if not isinstance(each, _Judge) or isinstance(each, type):
@@ -212,6 +219,7 @@ def _checked_processors(name: str, processors: object) -> AgentProcessors:
         return AgentProcessors()
     if not isinstance(processors, AgentProcessors):
         raise ConfigurationError(f"step {name!r}: processors is {reprlib.repr(processors)}; give AgentProcessors(...)")
+        check_method(name, each, each.validate, "output", context=None)
     return processors
 
 
@@ -220,6 +228,13 @@ def _checked_handlers(name: str, handlers: Iterable[Callable[[], object]]) -> It
         if not callable(handler):
             raise ConfigurationError(f"step {name!r}: the failure handler {reprlib.repr(handler)} cannot be called")
         yield handler
+    for each in (*processors.prompt_processors, *processors.output_processors):
+        if not isinstance(each, _Processes) or isinstance(each, type):
+            raise ConfigurationError(
+                f"step {name!r}: {reprlib.repr(each)} is not a processor; give an object with "
+                "`async def process(self, data, context)`"
+            )
+        check_method(name, each, each.process, "data", "context")
 
 
 def _fields_of(model: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from flujo.application.core.agent_call import CutShortError, TimedOutError, ask,
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.judgement import Verdict, judge
+from flujo.application.core.judgement import Verdict, judge, process
 from flujo.application.core.outcome import describe_error, error_message
 from flujo.application.core.pausing import Question, take_answer, wait_for_person
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -95,6 +95,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     if step.processors.prompt_processors:
         data, refused = await _process_input(step, frame)
         if refused is not None:
+            if refused.status == "failed":
+                await _tell_failure_handlers(step)
             return refused
     attempts, turn, why = _Attempts(), _Turn(step.call), None
     for _ in range(step.config.max_retries + 1):
@@ -123,15 +125,15 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
 async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> tuple[Any, StepResult | None]:
     """Return the input as the prompt processors leave it, or the result of a step that does not get to its agent."""
 
-    async def process() -> Any:
+    async def process_all() -> Any:
         data = frame.data
         for processor in step.processors.prompt_processors:
-            data = await processor.process(data, frame.context)
+            data = await process(processor, data, frame.context)
         return data
 
     control = frame.scope.control
     try:
-        data, refused = await within_deadline(control, process()), None
+        data, refused = await within_deadline(control, process_all()), None
     except PipelineAbortSignal:
         raise
     except Exception as error:  # processors are code of the user's

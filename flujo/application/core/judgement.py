@@ -1,5 +1,8 @@
 """Whether an agent's output is good enough: output processors, then plugins, then validators."""
 
+import inspect
+import reprlib
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +46,7 @@ async def judge(step: AgentStep[Any, Any], output: Any, feedback: str | None, co
         context: Handed to processors and validators.
     """
     for processor in step.processors.output_processors:
-        output = await processor.process(output, context)
+        output = await process(processor, output, context)
     verdict = Verdict(output)
     await _ask_plugins(step, verdict, feedback)
     if verdict.feedback is None:
@@ -51,21 +54,35 @@ async def judge(step: AgentStep[Any, Any], output: Any, feedback: str | None, co
     return verdict
 
 
+async def process(processor: Any, data: Any, context: BaseModel) -> Any:
+    """Return data as a processor leaves it.
+
+    Raises:
+        NonRetryableError: The processor is not async.
+    """
+    return await _awaitable(f"processor {type(processor).__name__}", "process", processor.process(data, context))
+
+
+def _awaitable(judge: str, method: str, given: Any) -> Awaitable[Any]:
+    if not inspect.isawaitable(given):
+        raise NonRetryableError(f"{judge} returned {reprlib.repr(given)} at once; write `async def {method}`")
+    return given
+
+
 async def _ask_plugins(step: AgentStep[Any, Any], verdict: Verdict, feedback: str | None) -> None:
     """Ask the plugins in order of priority until one refuses."""
     for plugin, _ in step.plugins:
         name = type(plugin).__name__
         try:
-            outcome = await plugin.validate(
-                {"output": verdict.output, "solution": verdict.output, "feedback": feedback}
-            )
-            is_accepted = outcome.success
+            given = plugin.validate({"output": verdict.output, "solution": verdict.output, "feedback": feedback})
+            outcome = await _awaitable(f"plugin {name}", "validate", given)
+            if not isinstance(outcome, PluginOutcome):
+                raise NonRetryableError(f"plugin {name} returned {reprlib.repr(outcome)}; return a PluginOutcome")
         except _SIGNALS:
             raise
         except Exception as error:  # a plugin is code of the user's; an output that it fails on is refused
             outcome = PluginOutcome(success=False, feedback=f"{name}: {describe_error(error)}")
-            is_accepted = False
-        if not is_accepted:
+        if not outcome.success:
             verdict.feedback = outcome.feedback or f"{name} refused the output"
             verdict.redirect_to = outcome.redirect_to
             verdict.failed.append(ValidationResult(is_valid=False, feedback=verdict.feedback, validator_name=name))
@@ -87,7 +104,10 @@ async def _ask_validators(step: AgentStep[Any, Any], verdict: Verdict, context: 
 async def _ask_validator(validator: Validator, output: Any, context: BaseModel) -> ValidationResult:
     name: str = getattr(validator, "name", "") or type(validator).__name__  # a validator need not have a name
     try:
-        said = await validator.validate(output, context=context)
+        given = validator.validate(output, context=context)
+        said = await _awaitable(f"validator {name}", "validate", given)
+        if not isinstance(said, ValidationResult):
+            raise NonRetryableError(f"validator {name} returned {reprlib.repr(said)}; return a ValidationResult")
         return said if said.validator_name else said.model_copy(update={"validator_name": name})
     except _SIGNALS:
         raise

@@ -235,11 +235,10 @@ async def test_a_plugin_may_replace_the_output() -> None:
     [
         (_Says(PluginOutcome(success=False)), "_Says refused the output"),
         (_Says(ValueError("bug")), "_Says: ValueError: bug"),
-        (_Says(None), "_Says: AttributeError: 'NoneType' object has no attribute 'success'"),
     ],
 )
 async def test_a_plugin_that_fails_refuses(plugin: Any, feedback: str) -> None:
-    """No reason, an error and an outcome that is none refuse the output under the plugin's name."""
+    """A refusal without a reason and an error refuse the output under the plugin's name."""
     result = await _run(Step("ask", StubAgent(["x"]), plugins=[(plugin, 1)], max_retries=0))
 
     assert (result.success, result.feedback) == (False, feedback)
