@@ -448,6 +448,8 @@ class Flujo(Generic[InT, OutT]):
             async with AsyncExitStack() as stack:
                 if self._resources is not None:
                     frame.scope = replace(frame.scope, resources=await self._entered_resources(stack))
+                    frame.scope.brought.add(self._resources, frame.scope.resources)
+                await stack.enter_async_context(frame.scope.brought)
                 return await self._run_observed(manager, frame)
         except asyncio.CancelledError as cancelled:
             cancelled.add_note(manager.describe_position(frame))

@@ -1,7 +1,6 @@
 """A pipeline as one step: the handler of what `as_step` returns."""
 
 from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from flujo.application.core.frame import ContextFactory, DurableRun, ExecutionFr
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import blame, conclude, pipeline_result
 from flujo.application.core.pausing import remember
-from flujo.application.core.resources import enter_resources
 from flujo.application.core.sequence import run_in_order
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend
@@ -29,7 +27,7 @@ class RunnerSettings:
     Attributes:
         new_context: Makes contexts of the runner's own model.
         given: The fields of them that the runner gives.
-        resources: What the inner agents share; `None` for those of the outer run.
+        resources: What the inner agents share, entered once in the outer run; `None` for those of the outer run.
         hooks: Whom to tell of the inner steps, besides the hooks of the outer run.
         cache: Where cached steps keep their results; `None` for the cache of the outer run.
     """
@@ -57,13 +55,12 @@ async def _handle_sub_pipeline_step(
     if frame.scope.durable is not None:
         await _keep_context(step, frame, context, frame.scope.durable, is_new=left is None)
     before = copy_context(context) if step.inherit_context else None
-    async with AsyncExitStack() as stack:
-        inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
-        inner.scope = await _inner_scope(step, frame.scope, context, stack)
-        try:
-            ran = await _run_pipeline(core, inner)
-        finally:  # what ran is kept, also if it ends the run
-            history = frame.history = inner.history or []
+    inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
+    inner.scope = await _inner_scope(step, frame.scope, context)
+    try:
+        ran = await _run_pipeline(core, inner)
+    finally:  # what ran is kept, also if it ends the run
+        history = frame.history = inner.history or []
     scope = frame.scope
     waiting = scope.control.waiting_below(frame.path) if ran.status == "paused" else ()
     output = pipeline_result(scope.run_id, ran.status, ran.output, history, context, waiting)
@@ -105,9 +102,7 @@ def _new_context(step: SubPipelineStep[Any, Any], frame: ExecutionFrame[Any]) ->
     return new_context(frame.data, frame.context if step.inherit_context else None)
 
 
-async def _inner_scope(
-    step: SubPipelineStep[Any, Any], scope: RunScope, context: BaseModel, stack: AsyncExitStack
-) -> RunScope:
+async def _inner_scope(step: SubPipelineStep[Any, Any], scope: RunScope, context: BaseModel) -> RunScope:
     """Return the scope of the inner steps: the outer one, with what the step brings along."""
     settings: RunnerSettings | None = step.settings
     if settings is not None:
@@ -116,7 +111,7 @@ async def _inner_scope(
         scope = replace(
             scope,
             new_context=settings.new_context,
-            resources=await enter_resources(stack, settings.resources)
+            resources=await scope.brought.enter(settings.resources)
             if settings.resources is not None
             else scope.resources,
             hooks=HookDispatcher(hooks) if hooks else None,

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.core.hooks import HookDispatcher
+from flujo.application.core.resources import BroughtResources
 from flujo.application.core.state_manager import CheckpointT, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
@@ -167,6 +168,7 @@ class RunScope:
         new_context: Makes the context of a sub-pipeline.
         clock: Tells the time.
         resources: What the agents share; `None` if there are none.
+        brought: The resources that runners bring along which are steps of the run.
         hooks: Whom to tell; `None` if nobody listens.
         cache: Where cached steps without a cache of their own keep their results.
     """
@@ -181,6 +183,7 @@ class RunScope:
     hooks: HookDispatcher | None = None
     cache: ICacheBackend | None = None
     durable: DurableRun | None = None
+    brought: BroughtResources = field(default_factory=BroughtResources)
 
 
 @dataclass(slots=True)

@@ -227,3 +227,107 @@ async def test_a_manager_that_lets_its_error_through_is_not_blamed(caplog: pytes
         ).run_async("go")
 
     assert caplog.records == []
+
+
+class _Pool(AppResources):
+    """Counts how often it is open at once, and insists on being left by the task that entered it."""
+
+    _events: list[str] = PrivateAttr(default_factory=list[str])
+    _task: Any = PrivateAttr(default=None)
+
+    @property
+    def events(self) -> list[str]:
+        return self._events
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._events.append("entering")
+        await asyncio.sleep(0)
+        self._events.append("entered")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        assert asyncio.current_task() is self._task
+        self._events.append("left" if kind is None else f"left after {kind.__name__}")
+
+
+async def _lend(data: Any, resources: _Pool) -> Any:
+    resources.events.append(f"lent {data}")
+    await asyncio.sleep(0)
+    return data
+
+
+@pytest.mark.parametrize("error", [None, UsageLimitExceededError, asyncio.CancelledError])
+async def test_resources_of_a_runner_that_is_a_step_are_entered_once_per_run(error: type[BaseException] | None) -> None:
+    """However many items use them at once, and after the run's own; they are told how the run ended."""
+    pool, own = _Pool(), _Client()
+    inner = Flujo(Step("lend", _lend), resources=pool).as_step("inner")
+    end: Any = Step("end", StubAgent([Paid("out", cost_usd=1) if error is UsageLimitExceededError else "out"]))
+    if error is asyncio.CancelledError:
+        end = Step("cancel", _cancel_the_run)
+    limits = UsageLimits(total_cost_usd_limit=0.5)
+    runner = Flujo(Step.map_over("m", inner) >> end, resources=own, usage_limits=limits)
+
+    with suppress(UsageLimitExceededError, asyncio.CancelledError):
+        await asyncio.create_task(runner.run_async([1, 2, 3]))
+
+    assert pool.events[:2] == ["entering", "entered"]
+    assert sorted(pool.events[2:-1]) == ["lent 1", "lent 2", "lent 3"]
+    assert pool.events[-1] == ("left" if error is None else f"left after {error.__name__}")
+    assert own.events == ["entered", "left"]
+
+
+async def _cancel_the_run(data: Any) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def test_each_run_enters_the_resources_of_its_steps_anew() -> None:
+    """Nothing stays open between runs, and nothing is opened that is not used."""
+    used, unused = _Pool(), _Pool()
+    branches = {
+        "used": Flujo(Step("lend", _lend), resources=used).as_step("used"),
+        "unused": Flujo(Step("lend", _lend), resources=unused).as_step("unused"),
+    }
+    runner = Flujo(Step.branch_on("b", lambda data, context: "used", branches))
+
+    await runner.run_async(1)
+    await runner.run_async(2)
+
+    assert used.events == ["entering", "entered", "lent 1", "left", "entering", "entered", "lent 2", "left"]
+    assert unused.events == []
+
+
+async def test_resources_that_run_and_step_share_are_entered_once() -> None:
+    """The step gets what the run has entered."""
+    pool = _Pool()
+    inner = Flujo(Step("lend", _lend), resources=pool).as_step("inner")
+
+    await Flujo(inner, resources=pool).run_async(1)
+
+    assert pool.events == ["entering", "entered", "lent 1", "left"]
+
+
+async def test_a_step_whose_resources_cannot_be_entered_fails() -> None:
+    """Every item that needs them says why, and the next attempt tries again."""
+    attempts: list[int] = []
+
+    class Broken(AppResources):
+        async def __aenter__(self) -> Self:
+            attempts.append(1)
+            await asyncio.sleep(0)
+            raise OSError("no route")
+
+        async def __aexit__(self, *exc_info: object) -> None:
+            raise AssertionError("what was not entered is not left")
+
+    inner = Flujo(Step("lend", _lend), resources=Broken()).as_step("inner")
+    runner = Flujo(Step.map_over("m", inner).fallback(Step.map_over("again", inner)))
+
+    result = await runner.run_async([1, 2])
+
+    assert not result.success
+    assert (result.step_history[0].feedback or "").count("OSError: no route") == 4
+    assert len(attempts) == 2
