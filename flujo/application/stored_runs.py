@@ -151,7 +151,7 @@ class StoredRuns:
         if not waiting:
             raise AnswerRejectedError(f"run {run_id!r} does not wait for an answer")
         asked = asked_step(waiting, path)
-        await run.journal.answer(asked.path, accepted_answer(asked, human_input))
+        remember(await run.journal.answer(asked.path, accepted_answer(asked, human_input)), run.context)
 
     @asynccontextmanager
     async def _owner_of(self, run_id: str) -> AsyncGenerator[Owner]:

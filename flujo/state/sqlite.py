@@ -346,19 +346,21 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    version, application, tables = connection.execute(_SCHEMA).fetchone()
     if version > len(MIGRATIONS) and application == APPLICATION_ID:
         raise SchemaTooNewError(
             f"{path} has schema {version}, and this flujo knows {len(MIGRATIONS)}; upgrade flujo to open it"
         )
-    if application != APPLICATION_ID and (version or _has_tables(connection)):
+    if application != APPLICATION_ID and (version or tables):
         raise StateError(f"{path} is a database of another program; give another file")
     return int(version)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+# One statement, because another process may make the tables between two.
+_SCHEMA = (
+    "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master) "
+    "FROM pragma_user_version, pragma_application_id"
+)
 
 
 def _load(connection: sqlite3.Connection, run_id: str) -> StoredRun:

@@ -137,6 +137,10 @@ class DurableJournal(StateManager):
         """Tell whether a person has answered the step at this address already."""
         return path in self.answers or written_path(path) in self._done
 
+    def has_begun(self, path: StepPath) -> bool:
+        """Tell whether the step at `path`, or one within it, was at work before the run went on."""
+        return self._is_known(written_path(path))
+
     def recall(self, frame: ExecutionFrame[Any]) -> StepResult | None:
         """Return the result of a step that finished before, and let it have its effects; `None` if it did not."""
         data = self._done.pop(written_path(frame.path), None) if self._done else None
@@ -251,8 +255,11 @@ class DurableJournal(StateManager):
         written = written_path(path)
         await self._put(written, "note", self._codec.encode(checkpoint), folds=self._is_known(written))
 
-    async def answer(self, path: StepPath, answer: Any) -> None:
+    async def answer(self, path: StepPath, answer: Any) -> list[HumanInteraction]:
         """Store what a person answered to the step at `path`, which has asked.
+
+        Returns:
+            What was said, if the context of the run keeps it; nothing if that of a sub-pipeline does.
 
         Raises:
             SerializationError: The answer would not come back as it is.
@@ -264,6 +271,7 @@ class DurableJournal(StateManager):
         written = self._codec.encode(said, "the answer")
         self._note_said(path, said)
         await self._put(written_path(path), "answer", written, is_urgent=True)
+        return [] if said.home else [interaction]
 
     def _note_said(self, path: StepPath, said: _Said) -> None:
         self._said.append(said)
