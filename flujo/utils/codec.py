@@ -219,6 +219,9 @@ class Codec:
         """Return a model's fields, and what it has besides: fields that were not set, extra and private values."""
         names = type(model).model_fields
         fields = {name: value for name, value in vars(model).items() if name in names}
+        if len(fields) < len(names):
+            missing = ", ".join(repr(name) for name in names if name not in fields)
+            raise _RefusedError(f"is a {type(model).__qualname__} without the fields {missing}; give it all its fields")
         written: dict[str, Any] = {_TAG: "model", _VALUE: self._fields(fields, depth)}
         extra, private = model.__pydantic_extra__, model.__pydantic_private__
         if extra:

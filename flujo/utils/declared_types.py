@@ -75,11 +75,28 @@ class DeclaredTypes:
     def find(self, name: str) -> type | None:
         """Return the declared class of that name, or `None`."""
         if name not in self._classes:
-            for cls in subclasses_of(list(self._classes.values())):
-                if name_of(cls) == name:
-                    self.add(cls)
-                    break
-        return self._classes.get(name)
+            declared = list(self._classes.values())
+            found = find_class(name, [*declared, *subclasses_of(declared)])
+            if found is None:
+                return None
+            self.add(found)
+            return found
+        return self._classes[name]
+
+
+def find_class(name: str, candidates: Iterable[type]) -> type | None:
+    """Return the class of a name among some.
+
+    A file is `__main__` when it is run and has another name when it is imported, and modules move;
+    so a class of another module will do if it is the only one that is called so.
+    """
+    called_so: dict[int, type] = {}
+    for cls in candidates:
+        if name_of(cls) == name:
+            return cls
+        if cls.__qualname__ == name.partition(":")[2]:
+            called_so[id(cls)] = cls
+    return next(iter(called_so.values())) if len(called_so) == 1 else None
 
 
 def _is_class(value: object) -> TypeGuard[type[Any]]:

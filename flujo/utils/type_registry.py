@@ -12,7 +12,7 @@ from typing import Any
 
 from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError
-from flujo.utils.declared_types import name_of, subclasses_of
+from flujo.utils.declared_types import find_class, subclasses_of
 
 _OF_JSON = (bool, dict, float, int, list, str, type(None))
 
@@ -84,15 +84,9 @@ class TypeRegistry:
 
     def deserializer_named(self, name: str) -> Callable[[Any], Any] | None:
         """Return what reads values of the class of this name."""
-        for cls in self._deserializers:
-            if name_of(cls) == name:
-                return self.deserializer_for(cls)
-        for cls, entry in self._deserializers.items():
-            if entry.takes_class:
-                for derived in subclasses_of([cls]):
-                    if name_of(derived) == name:
-                        return self.deserializer_for(derived)
-        return None
+        generous = [cls for cls, entry in self._deserializers.items() if entry.takes_class]
+        cls = find_class(name, [*self._deserializers, *subclasses_of(generous)])
+        return None if cls is None else self.deserializer_for(cls)
 
     def _serves_subclasses(self, cls: type) -> bool:
         entry = self._deserializers.get(cls)

@@ -256,6 +256,6 @@ def _grown() -> Grown:
 REFUSED: tuple[Any, ...] = (  # pyright: ignore[reportUnknownVariableType]  # of anything
     *(Image(), Image, print, _dog, object(), Text("x"), Numbers(a=1), memoryview(b"x"), iter([1]), NotImplemented),
     *(ValueError("x"), Undeclared(), Shade.DARK, math, defaultdict(lambda: 1), datetime(2024, 1, 1, tzinfo=_OddZone())),
-    *(_grown(), Animal.model_construct(name=Image()), slice(1), (each for each in "x")),
+    *(_grown(), Animal.model_construct(name=Image()), Box[int].model_construct(), slice(1), (each for each in "x")),
 )
 """Values that would not come back as they are."""

@@ -223,6 +223,20 @@ def test_a_class_with_the_name_of_another_is_not_taken_for_it() -> None:
         Codec(DeclaredTypes([first])).dumps(second())
 
 
+def test_a_class_is_found_though_its_module_is_called_otherwise() -> None:
+    """A file that is run and one that is imported have different names; two candidates are one too many."""
+
+    def declared_in(*modules: str) -> Codec:
+        return Codec(DeclaredTypes([type("Order", (BaseModel,), {"__module__": module}) for module in modules]))
+
+    (cls,) = (type("Order", (BaseModel,), {"__module__": "__main__"}),)
+    text = Codec(DeclaredTypes([cls])).dumps(cls())
+
+    assert type(declared_in("shop").loads(text)).__module__ == "shop"
+    with pytest.raises(SerializationError, match="the class Order of __main__"):
+        declared_in("shop", "stock").loads(text)
+
+
 def test_plain_json_is_validated_against_the_type() -> None:
     """What flujo did not write is read as pydantic reads it, and refused in one line if it does not fit."""
     assert safe_deserialize({"pets": [{"name": "Tom"}]}, Owner).pets[0].name == "Tom"

@@ -13,7 +13,6 @@ from typing import Any
 from flujo.domain.models import StepPath
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.step import AgentStep
-from flujo.utils.declared_types import name_of
 
 _FALLBACK = "fallback"
 
@@ -60,15 +59,14 @@ class Fingerprints:
         if step.fallback_step is not None:
             inner.append(f"{_FALLBACK}={self.of(step.fallback_step)}")
         agent = _agent_name(step.agent) if isinstance(step, AgentStep) else ""
-        return _digest([name_of(type(step)), step.name, agent, *inner])
+        return _digest([type(step).__qualname__, step.name, agent, *inner])
 
 
 def _agent_name(agent: object) -> str:
     if isinstance(agent, functools.partial):
         return _agent_name(agent.func)
     named: Any = agent if inspect.isroutine(agent) or inspect.isclass(agent) else type(agent)
-    module = getattr(named, "__module__", None)  # methods of built-in types have none
-    return f"{module}:{named.__qualname__}"
+    return str(named.__qualname__)  # without its module, which is `__main__` or not as the file is run or imported
 
 
 def _digest(parts: Sequence[str]) -> str:
