@@ -28,7 +28,7 @@ from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
-from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, mismatch
+from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, alternatives, mismatch
 from flujo.domain.results import PipelineResult, Waiting
 from flujo.domain.type_compatibility import accepts
 from flujo.exceptions import (
@@ -346,8 +346,9 @@ class Flujo(Generic[InT, OutT]):
         """Check everything that can be checked, make the context, and run."""
         self.check()
         first = self.pipeline.steps[0]
-        if first.input_key is None and not accepts(first.input_type, data):
-            raise mismatch("the run's input", type(data), first.describe(), first.input_type, verb="is")
+        for each in alternatives(first) if first.input_key is None else ():
+            if each.input_key is None and not accepts(each.input_type, data):
+                raise mismatch("the run's input", type(data), each.describe(), each.input_type, verb="is")
         given = {**self._initial_context_data, **(initial_context_data or {})}
         run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)

@@ -146,6 +146,8 @@ class RefinementCheck(BaseModel):
         ```
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     is_complete: bool
     """Whether the draft is accepted."""
     feedback: str | None = None

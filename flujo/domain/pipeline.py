@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Generic, NoReturn, Self, cast
+from typing import Any, Generic, NoReturn, Self, Union, cast
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -229,7 +229,16 @@ class BaseStep(Generic[InT, OutT]):
         for _, child in self.children():
             child._check_all(report, inner_model)
         if self.fallback_step is not None:
+            self._check_fallback_input(report, self.fallback_step)
             self.fallback_step._check_all(report, context_model)
+
+    def _check_fallback_input(self, report: ValidationReport, other: "BaseStep[Any, Any]") -> None:
+        """Add a fallback that surely cannot take what this step takes."""
+        ours, theirs = self.input_type, other.input_type
+        if ours is Any or theirs is Any or other.input_key is not None or fits(ours, theirs) or fits(theirs, ours):
+            return
+        taker = f"its fallback, {other.describe()},"
+        report.refuse(mismatch(self.describe(), ours, taker, theirs, verb="takes"), other.name)
 
 
 class Pipeline(BaseStep[InT, OutT]):
@@ -263,7 +272,7 @@ class Pipeline(BaseStep[InT, OutT]):
                 raise ConfigurationError(f"a pipeline is made of steps, not of {step!r}")
         self.steps = tuple(steps)
         self.input_type = Any if self.steps[0].input_key is not None else self.steps[0].input_type
-        self.output_type = self.steps[-1].output_type
+        self.output_type = _given_type(self.steps[-1])
 
     @classmethod
     def from_step(cls, step: "BaseStep[A, B]") -> "Pipeline[A, B]":
@@ -289,8 +298,8 @@ class Pipeline(BaseStep[InT, OutT]):
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add the neighbours that do not fit and the names that stand twice."""
         for before, after in pairwise(self.steps):
-            for producer in _alternatives(before):
-                for consumer in _alternatives(after):
+            for producer in alternatives(before):
+                for consumer in alternatives(after):
                     if after.input_key is None and consumer.input_key is None:
                         check_flow(
                             report,
@@ -374,9 +383,8 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
             outer: The model of the outer context.
             given: The fields that are given by name.
         """
-        inherited = _model_fields(outer) if self.inherit_context else {}
-        needed = _required_fields(model)
-        missing = tuple(name for name in needed if name not in inherited and name not in given)
+        known = {*given, *(_model_fields(outer) if self.inherit_context else ())}
+        missing = tuple(name for name in _required_fields(model) if name not in known)
         if model is not None and missing:
             source = "the outer context" if self.inherit_context else "nothing, because inherit_context is False"
             message = (
@@ -390,8 +398,8 @@ _FILLED = frozenset({"run_id", "initial_prompt"})
 """Fields of a context that the engine fills."""
 
 
-def _model_fields(model: type | None) -> Mapping[str, Any]:
-    return model.model_fields if model is not None and issubclass(model, BaseModel) else {}
+def _model_fields(model: type | None) -> Collection[str]:
+    return model.model_fields if model is not None and issubclass(model, BaseModel) else ()
 
 
 def _required_fields(model: type | None) -> Sequence[str]:
@@ -409,11 +417,20 @@ def _check_fallback(name: str, other: object) -> None:
         raise ConfigurationError(f"step {name!r}: the fallback is {reprlib.repr(other)}; give a step or a pipeline")
 
 
-def _alternatives(step: BaseStep[Any, Any]) -> Iterator[BaseStep[Any, Any]]:
+def alternatives(step: BaseStep[Any, Any]) -> Iterator[BaseStep[Any, Any]]:
     """Yield a step, and the fallbacks that work on its input and give its output when it failed."""
     yield step
     if step.fallback_step is not None:
-        yield from _alternatives(step.fallback_step)
+        yield from alternatives(step.fallback_step)
+
+
+def _given_type(step: BaseStep[Any, Any]) -> Any:
+    """Return the type of what a step gives: its own, or that of one of its fallbacks."""
+    types = [each.output_type for each in alternatives(step)]
+    try:
+        return Union[tuple(types)]  # noqa: UP007 - how many there are is not known
+    except TypeError:  # a type may be declared as anything
+        return types[0]
 
 
 def _steps_of(step: BaseStep[Any, Any]) -> tuple[BaseStep[Any, Any], ...]:
@@ -436,10 +453,12 @@ def check_flow(report: ValidationReport, producer: tuple[str, Any], consumer: tu
     report.refuse(mismatch(giver, produced, taker, consumed), step_name)
 
 
-def mismatch(giver: str, produced: Any, taker: str, consumed: Any, *, verb: str = "gives") -> TypeMismatchError:
-    """Return the error that names both sides and both types."""
+def mismatch(
+    giver: str, produced: Any, taker: str, consumed: Any, *, verb: str = "gives", hint: str = ""
+) -> TypeMismatchError:
+    """Return the error that names both sides and both types, and what to do."""
     return TypeMismatchError(
-        f"{giver} {verb} {type_name(produced)}, but {taker} takes {type_name(consumed)}",
+        f"{giver} {verb} {type_name(produced)}, but {taker} takes {type_name(consumed)}{hint}",
         producer=giver,
         consumer=taker,
         produced=produced,

@@ -3,6 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Unpack, cast, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -17,9 +18,9 @@ from flujo.domain.policies import (
     StepConfigValues,
     ValidationPlugin,
     Validator,
-)
     check_method,
-from flujo.domain.type_compatibility import fits
+)
+from flujo.domain.type_compatibility import fits, members, type_name
 from flujo.exceptions import ConfigurationError, MissingAgentError
 
 InT = TypeVar("InT", contravariant=True, default=Any)
@@ -136,7 +137,10 @@ class AgentStep(BaseStep[InT, OutT]):
     def _check_context(self, report: ValidationReport, context_model: type, call: AgentCall[Any, Any]) -> None:
         wanted = call.context_type
         if isinstance(wanted, type) and issubclass(wanted, BaseModel) and not fits(context_model, wanted):
-            report.refuse(mismatch("the run", context_model, f"context of step {self.name!r}", wanted), self.name)
+            model = wanted.__name__
+            hint = f"; give the runner context_model={model}, or the command line --context-model {model}"
+            taker = f"context of step {self.name!r}"
+            report.refuse(mismatch("the run", context_model, taker, wanted, hint=hint), self.name)
         fields = _fields_of(context_model)
         for name in (self.persist_feedback_to_context, self.persist_validation_results_to):
             if name is not None and name not in fields:
@@ -151,6 +155,10 @@ class AgentStep(BaseStep[InT, OutT]):
             self._check_output_fields(report, fields)
 
     def _check_output_fields(self, report: ValidationReport, fields: Mapping[str, Any]) -> None:
+        if self.updates_context and not any(map(_may_update, members(self.output_type))):
+            given = type_name(self.output_type)
+            why = f"step {self.name!r} updates the context, but gives {given}; give a dict, a model or a dataclass"
+            report.refuse(ConfigurationError(why), self.name)
         for name, produced in _fields_of(self.output_type).items():
             if name not in fields:
                 report.refuse(unknown_field(self.name, name, fields), self.name)
@@ -186,24 +194,24 @@ class _Judge(Protocol):
     def validate(self, data: Any, /) -> Any: ...
 
 
-def _checked_plugins(name: str, plugins: Iterable[object]) -> Iterator[tuple[ValidationPlugin, int]]:
-    for entry in plugins:
-        match entry:
-            case (_Judge() as plugin, int(priority)):
-                yield plugin, priority
-            case _:
-                raise ConfigurationError(
-                    f"step {name!r}: {reprlib.repr(entry)} is not a plugin with its priority; give (plugin, 0), "
 @runtime_checkable
 class _Processes(Protocol):
     def process(self, data: Any, context: Any, /) -> Any: ...
 
 
+def _checked_plugins(name: str, plugins: Iterable[object]) -> Iterator[tuple[ValidationPlugin, int]]:
+    for entry in plugins:
+        match entry:
+            case (_Judge() as plugin, int(priority)):
+                check_method(name, plugin, plugin.validate, "data")
+                yield plugin, priority
+            case _:
+                raise ConfigurationError(
+                    f"step {name!r}: {reprlib.repr(entry)} is not a plugin with its priority; give (plugin, 0), "
                     "where the plugin has `async def validate(self, data)`"
                 )
 
 
-                check_method(name, plugin, plugin.validate, "data")
 def _checked_validators(name: str, validators: Iterable[object]) -> Iterator[Validator]:
     for each in validators:
         if not isinstance(each, _Judge) or isinstance(each, type):
@@ -211,6 +219,7 @@ def _checked_validators(name: str, validators: Iterable[object]) -> Iterator[Val
                 f"step {name!r}: {reprlib.repr(each)} is not a validator; decorate a function with @validator, "
                 "or give an object with `async def validate(self, output, *, context)`"
             )
+        check_method(name, each, each.validate, "output", context=None)
         yield cast("Validator", each)  # its name is asked for only where its verdict has none
 
 
@@ -219,7 +228,13 @@ def _checked_processors(name: str, processors: object) -> AgentProcessors:
         return AgentProcessors()
     if not isinstance(processors, AgentProcessors):
         raise ConfigurationError(f"step {name!r}: processors is {reprlib.repr(processors)}; give AgentProcessors(...)")
-        check_method(name, each, each.validate, "output", context=None)
+    for each in (*processors.prompt_processors, *processors.output_processors):
+        if not isinstance(each, _Processes) or isinstance(each, type):
+            raise ConfigurationError(
+                f"step {name!r}: {reprlib.repr(each)} is not a processor; give an object with "
+                "`async def process(self, data, context)`"
+            )
+        check_method(name, each, each.process, "data", "context")
     return processors
 
 
@@ -228,17 +243,17 @@ def _checked_handlers(name: str, handlers: Iterable[Callable[[], object]]) -> It
         if not callable(handler):
             raise ConfigurationError(f"step {name!r}: the failure handler {reprlib.repr(handler)} cannot be called")
         yield handler
-    for each in (*processors.prompt_processors, *processors.output_processors):
-        if not isinstance(each, _Processes) or isinstance(each, type):
-            raise ConfigurationError(
-                f"step {name!r}: {reprlib.repr(each)} is not a processor; give an object with "
-                "`async def process(self, data, context)`"
-            )
-        check_method(name, each, each.process, "data", "context")
+
+
+def _may_update(kind: Any) -> bool:
+    """Tell whether values of a type may be merged into a context."""
+    return fits(kind, Mapping) or is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _fields_of(model: Any) -> dict[str, Any]:
-    """Return the fields of a model or a TypedDict with their types; nothing for any other type."""
+    """Return the fields of a model, a dataclass or a TypedDict with their types; nothing for any other type."""
+    if is_dataclass(model):
+        return {each.name: Any if isinstance(each.type, str) else each.type for each in fields(model)}
     if isinstance(model, type) and issubclass(model, BaseModel):
         return {name: field.annotation for name, field in model.model_fields.items()}
     if isinstance(model, type) and issubclass(model, dict):

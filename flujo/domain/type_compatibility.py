@@ -91,6 +91,12 @@ def accepts(consumed: Any, value: object) -> bool:
         return True
 
 
+def members(t: Any) -> Sequence[Any]:
+    """Return the types that a declared type stands for: those of a union, or the type itself, aliases resolved."""
+    t = _unwrapped(t)
+    return [t] if (inner := _members(t)) is None else [each for member in inner for each in members(member)]
+
+
 def type_name(t: Any) -> str:
     """Return a type as people write it, without modules: `list[Draft]`, `int | None`."""
     if isinstance(t, list):  # the parameters of a callable

@@ -1,4 +1,7 @@
-"""Assertions about results, with messages that show what there was instead."""
+"""Assertions about results, with messages that show what there was instead.
+
+They raise by themselves, because `assert` means nothing under `python -O`.
+"""
 
 import re
 from collections.abc import Iterator
@@ -25,18 +28,21 @@ async def gather_result(runner: Flujo[InT, OutT], data: InT, **options: Any) -> 
 
 def assert_pipeline_result(result: PipelineResult[Any], expected_output: Any = None) -> None:
     """Assert that a run completed, and with this output if one is given."""
-    assert result.success, f"the run {result.status}: {_why(result)}"
-    if expected_output is not None:
-        assert result.output == expected_output, f"the output is {result.output!r}, not {expected_output!r}"
+    if not result.success:
+        raise AssertionError(f"the run {result.status}: {_why(result)}")
+    if expected_output is not None and result.output != expected_output:
+        raise AssertionError(f"the output is {result.output!r}, not {expected_output!r}")
 
 
 def assert_context_updated(result: PipelineResult[Any], **fields: Any) -> None:
     """Assert that the final context has these values."""
     context = result.final_pipeline_context
     for name, expected in fields.items():
-        assert hasattr(context, name), f"the context has no field {name!r}"
+        if not hasattr(context, name):
+            raise AssertionError(f"the context has no field {name!r}")
         actual = getattr(context, name)
-        assert actual == expected, f"the context field {name!r} is {actual!r}, not {expected!r}"
+        if actual != expected:
+            raise AssertionError(f"the context field {name!r} is {actual!r}, not {expected!r}")
 
 
 def assert_validator_failed(result: PipelineResult[Any], validator_name: str, feedback_part: str | None = None) -> None:
@@ -46,11 +52,10 @@ def assert_validator_failed(result: PipelineResult[Any], validator_name: str, fe
     """
     said = [feedback for step in _walk(result.step_history) for feedback in _refusals(step)]
     named = [feedback for feedback in said if re.search(rf"\b{re.escape(validator_name)}: ", feedback)]
-    assert named, f"no step failed on the validator {validator_name!r}; feedback was: {said}"
-    if feedback_part is not None:
-        assert any(feedback_part in feedback for feedback in named), (
-            f"the feedback of {validator_name!r} lacks {feedback_part!r}: {named}"
-        )
+    if not named:
+        raise AssertionError(f"no step failed on the validator {validator_name!r}; feedback was: {said}")
+    if feedback_part is not None and not any(feedback_part in feedback for feedback in named):
+        raise AssertionError(f"the feedback of {validator_name!r} lacks {feedback_part!r}: {named}")
 
 
 def _refusals(step: StepResult) -> Iterator[str]:

@@ -183,6 +183,8 @@ def test_a_refinement_check_needs_a_verdict() -> None:
     assert RefinementCheck(is_complete=True).feedback is None
     with pytest.raises(ValidationError, match="is_complete"):
         RefinementCheck.model_validate({"feedback": "longer"})
+    with pytest.raises(ValidationError, match="complete"):
+        RefinementCheck.model_validate({"is_complete": True, "complete": True})
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,21 @@ def test_declared_fields_that_fit_are_valid() -> None:
     assert_context_updated(result, words=4)
 
 
+def test_a_context_of_another_model_says_what_to_do() -> None:
+    """The error names the model that the runner, or the command line, should be given."""
+
+    def read(data: str, context: Notes) -> str:
+        return data
+
+    with pytest.raises(TypeMismatchError) as raised:
+        Flujo(Step("read", read)).run("text")
+
+    assert str(raised.value) == (
+        "the run gives PipelineContext, but context of step 'read' takes Notes; "
+        "give the runner context_model=Notes, or the command line --context-model Notes"
+    )
+
+
 def test_processors_of_a_step_are_its_own() -> None:
     """A step without processors has empty ones."""
     assert Step("ask", count).processors == AgentProcessors()

@@ -1,5 +1,7 @@
 """Assertions pass on what they name, and say what there was instead."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,3 +89,32 @@ def test_an_assertion_that_does_not_hold_says_what_there_was(check: Callable[[],
     """The message has what was asserted and what there was."""
     with pytest.raises(AssertionError, match=said):
         check()
+
+
+_OPTIMIZED = """
+from flujo import Flujo, Step
+from flujo.testing import StubAgent, assert_context_updated, assert_pipeline_result, assert_validator_failed
+
+result = Flujo(Step("ask", StubAgent([OSError("down")]), max_retries=0)).run("go")
+checks = (
+    lambda: assert_pipeline_result(result),
+    lambda: assert_context_updated(result, initial_prompt="stop"),
+    lambda: assert_validator_failed(result, "polite"),
+)
+for check in checks:
+    try:
+        check()
+    except AssertionError as error:
+        print(error)
+"""
+
+
+def test_assertions_hold_in_optimized_code() -> None:
+    """Under `python -O`, where `assert` is left out, they fail as ever."""
+    ended = subprocess.run([sys.executable, "-O", "-c", _OPTIMIZED], capture_output=True, text=True, check=True)
+
+    assert [line.split(";")[0] for line in ended.stdout.splitlines()] == [
+        "the run failed: OSError: down",
+        "the context field 'initial_prompt' is 'go', not 'stop'",
+        "no step failed on the validator 'polite'",
+    ]

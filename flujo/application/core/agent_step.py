@@ -1,10 +1,11 @@
 """The attempts at one agent step: call, judge, try again with feedback, and keep what came of it."""
 
 import asyncio
+import copy
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from types import MethodType
 from typing import Any
@@ -254,8 +255,10 @@ def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any
         return output
     if isinstance(output, BaseModel):
         return {**{name: getattr(output, name) for name in type(output).model_fields}, **(output.model_extra or {})}
+    if is_dataclass(output) and not isinstance(output, type):
+        return {each.name: getattr(output, each.name) for each in fields(output)}
     raise ContextUpdateError(
-        f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict or a model"
+        f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict, a model or a dataclass"
     )
 
 

@@ -1,6 +1,7 @@
 """A step that updates the context merges its output into it, validated, or fails."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pytest
@@ -59,8 +60,8 @@ _UNFIT: list[tuple[Any, str]] = [
     ({"title": "T", "words": "many"}, "_Draft refuses words: "),
     ({"title": "T", "wrods": 3}, "_Draft has no field 'wrods'; did you mean 'words'?"),
     ({"title": "T", 3: 3}, "_Draft has no field 3"),
-    ("T", "step 'write' updates the context, but gave str; give a dict or a model"),
-    (None, "step 'write' updates the context, but gave NoneType; give a dict or a model"),
+    ("T", "step 'write' updates the context, but gave str; give a dict, a model or a dataclass"),
+    (None, "step 'write' updates the context, but gave NoneType; give a dict, a model or a dataclass"),
 ]
 
 
@@ -159,6 +160,68 @@ async def test_declared_fields_that_do_not_fit_are_refused_before_the_run(
 
     with pytest.raises(ConfigurationError, match=f"step 'write'.*{complaint}"):
         await Flujo(checked, context_model=_Draft).run_async("go")
+
+
+@dataclass
+class _Counted:
+    words: int
+    title: str
+
+
+@dataclass
+class _Mistyped:
+    wrods: int
+
+
+async def test_a_dataclass_is_merged_like_a_model() -> None:
+    """Its fields become those of the context, whether the return type is checked or not."""
+
+    async def write(data: str) -> _Counted:
+        return _Counted(len(data), data)
+
+    for checked in (True, False):
+        agent = Step("write", write, updates_context=True, validate_fields=checked)
+        result = await Flujo(agent, context_model=_Draft).run_async("go")
+
+        assert_context_updated(result, words=2, title="go")
+
+
+@pytest.mark.parametrize(
+    ("gives", "complaint"),
+    [
+        (str, "gives str; give a dict, a model or a dataclass"),
+        (list[int], r"gives list\[int\]"),
+        (int | str, r"gives int \| str"),
+        (type(None), "gives None"),
+        (_Mistyped, "'wrods'.*did you mean 'words'"),
+    ],
+)
+async def test_a_return_type_that_can_never_update_the_context_is_refused_before_the_run(
+    gives: Any, complaint: str
+) -> None:
+    """The agent is not called for what could not be kept."""
+    calls: list[str] = []
+
+    async def write(data: str) -> Any:
+        calls.append(data)
+
+    write.__annotations__["return"] = gives
+    checked = Step("write", write, updates_context=True, validate_fields=True)
+
+    with pytest.raises(ConfigurationError, match=f"step 'write'.*{complaint}"):
+        await Flujo(checked, context_model=_Draft).run_async("go")
+    assert calls == []
+
+
+@pytest.mark.parametrize("gives", [Any, dict[str, Any], _Right, _Counted, _Counted | None, object])
+def test_a_return_type_that_may_update_the_context_passes(gives: Any) -> None:
+    """Only what surely cannot be merged is refused."""
+
+    async def write(data: str) -> Any: ...
+
+    write.__annotations__["return"] = gives
+
+    Flujo(Step("write", write, updates_context=True, validate_fields=True), context_model=_Draft).check()
 
 
 async def test_fields_are_not_checked_unless_asked_for() -> None:
