@@ -12,6 +12,7 @@ from flujo.domain.observers import (
     HookPayload,
     OnPausePayload,
     OnStepFailurePayload,
+    PostRunPayload,
     PostStepPayload,
     PreStepPayload,
 )
@@ -84,6 +85,8 @@ class RunMonitor:
         elif isinstance(payload, OnPausePayload):
             self._end(payload.path, None)
             self.on_event(None)
+        elif isinstance(payload, PostRunPayload) and payload.pipeline_result.status == "paused":
+            self.running.clear()  # of the steps around those that wait nothing more is told
 
     @property
     def elapsed_s(self) -> float:

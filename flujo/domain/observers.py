@@ -49,7 +49,11 @@ class PostRunPayload(HookPayload):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PreStepPayload(HookPayload):
-    """A step starts, at any depth."""
+    """A step starts, at any depth.
+
+    How it ends is told by one of the three below, unless the run ends first, or a step within it waits for a person:
+    then nothing more is told of the steps around that one before the run ends.
+    """
 
     step: Any
     step_input: Any
@@ -74,7 +78,7 @@ class OnStepFailurePayload(HookPayload):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class OnPausePayload(HookPayload):
-    """A step waits for a person."""
+    """A step waits for a person; told once for each question, of the step that asks."""
 
     step_name: str
     path: StepPath

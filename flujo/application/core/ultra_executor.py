@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import DurableRun, ExecutionFrame
 from flujo.application.core.outcome import conclude, describe_error, leave_unfinished
+from flujo.application.core.pausing import Question
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd
@@ -303,9 +304,11 @@ async def _tell_before(frame: ExecutionFrame[Any]) -> None:
 
 
 async def _tell_after(frame: ExecutionFrame[Any], result: StepResult) -> None:
-    """Tell the hooks how a step ended."""
+    """Tell the hooks how a step ended; that it waits is told of the step that asks, and not of those around it."""
     scope = frame.scope
     if scope.hooks is None or isinstance(frame.step, Pipeline):
+        return
+    if result.status == "paused" and not isinstance(scope.journal.left.get(frame.path), Question):
         return
     payload: PostStepPayload | OnPausePayload | OnStepFailurePayload
     if result.success:

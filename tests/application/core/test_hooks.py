@@ -25,6 +25,7 @@ from flujo import (
 )
 from flujo.testing import StubAgent
 from tests.application.core.agent_answers import Paid
+from tests.steps.nesting import AROUND
 
 
 class _Listener:
@@ -126,8 +127,8 @@ async def test_a_pause_is_told_and_so_is_what_follows_the_answer() -> None:
     assert listener.story[len(first) :] == ["start go", "> ask at 0", "< ask at 0", "end completed"]
 
 
-async def test_steps_around_a_waiting_one_are_told_that_it_waits() -> None:
-    """Every step that was told to start is told to end: the waiting one first, then those around it."""
+async def test_a_question_is_told_once() -> None:
+    """Of the step that asks, and not of the steps around it, which end with the run."""
     loop = Step.loop_until("loop", Step.human_in_the_loop("ask", "really?"), lambda output, context: True)
 
     listener = await _hear(Step.parallel("both", {"a": loop}))
@@ -138,11 +139,17 @@ async def test_steps_around_a_waiting_one_are_told_that_it_waits() -> None:
         "> loop",
         "> ask",
         "? ask",
-        "? loop",
-        "? both",
         "end paused",
     ]
-    assert {payload.message for payload in listener.heard if isinstance(payload, OnPausePayload)} == {"really?"}
+    assert [payload.message for payload in listener.heard if isinstance(payload, OnPausePayload)] == ["really?"]
+
+
+@pytest.mark.parametrize("kind", AROUND)
+async def test_a_question_is_told_once_in_every_kind(kind: str) -> None:
+    """Whoever is told of it, in a fallback and behind a cache too, need not tell questions apart."""
+    listener = await _hear(AROUND[kind](Step.human_in_the_loop("ask", "really?")))
+
+    assert [payload.step_name for payload in listener.heard if isinstance(payload, OnPausePayload)] == ["ask"]
 
 
 async def test_a_breach_is_told_as_the_end_of_the_run() -> None:

@@ -266,7 +266,7 @@ def test_a_fallback_that_waits_does_not_repeat_the_primary() -> None:
     (step,) = result.step_history
 
     assert paused.step_history[0].feedback == "x"
-    assert {payload.message for payload in payloads} == {"x"}
+    assert [payload.message for payload in payloads] == ["x"]
     assert (result.output, primary.call_count, result.total_cost) == ("yes", 2, CENT)
     assert step.metadata_ == {"fallback_triggered": True, "original_error": "ValueError: b"}
     assert step.feedback is None
