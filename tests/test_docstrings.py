@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,9 @@ _EXAMPLES = list(_examples())
 
 
 @pytest.mark.parametrize("example", [text for _, text in _EXAMPLES], ids=[name for name, _ in _EXAMPLES])
-def test_an_example_runs(example: str) -> None:
+def test_an_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example is a whole program: it imports what it uses, and what it asserts holds; `await` may stand alone."""
+    monkeypatch.chdir(tmp_path)  # where it may leave files
     code = compile(example, "the example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     running = eval(code, {"__name__": "example"})
     if inspect.isawaitable(running):

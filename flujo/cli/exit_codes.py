@@ -3,10 +3,13 @@
 from enum import IntEnum
 
 from flujo.exceptions import (
+    AnswerRejectedError,
     ConfigurationError,
     ContextInheritanceError,
     FlujoError,
+    PipelineChangedError,
     PipelineContextInitializationError,
+    RunNotFoundError,
 )
 
 
@@ -35,6 +38,9 @@ MISTAKES = (
     ConfigurationError,
     ContextInheritanceError,
     PipelineContextInitializationError,
+    RunNotFoundError,
+    AnswerRejectedError,
+    PipelineChangedError,
 )
 """Errors that mean `ExitCode.WRONG_USAGE`."""
 

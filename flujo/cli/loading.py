@@ -32,16 +32,20 @@ class LoadedFile:
         path: The file as the user named it.
         module: What it holds.
         workflow: The workflow that was asked for.
+        name: The variable that was named; `None` if the file was to choose.
     """
 
     path: Path
     module: ModuleType
     workflow: Workflow
+    name: str | None = None
 
     @property
     def runner(self) -> Flujo[Any, Any]:
         """The workflow as a runner: the file's own, or one with the settings that runners have."""
-        return self.workflow if isinstance(self.workflow, Flujo) else Flujo(self.workflow)
+        if isinstance(self.workflow, Flujo):
+            return self.workflow
+        return Flujo(self.workflow, pipeline_name=self.path.stem if self.name is None else self.name)
 
     def context_model(self, name: str) -> type[BaseModel]:
         """Return the pydantic model of that name in the file.
@@ -66,7 +70,7 @@ def load_file(target: str) -> LoadedFile:
     workflow = _chosen(path, module) if name is None else _variable(path, module, name)
     if not _is_workflow(workflow):
         raise WrongUsageError(f"{path}: {name} is {_describe(workflow)}, not a pipeline, a step or a Flujo")
-    return LoadedFile(path, module, workflow)
+    return LoadedFile(path, module, workflow, name)
 
 
 def _split(target: str) -> tuple[Path, str | None]:

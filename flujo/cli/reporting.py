@@ -15,6 +15,7 @@ _CODES = {
     "stopped": ExitCode.LIMIT,
     "paused": ExitCode.WAITING,
 }
+_GOING_ON = {"paused": "answer", "stopped": "go on, with a larger limit"}
 
 
 def report(ended: EndedRun, pipeline: Pipeline[Any, Any], results: ResultStream, *, is_json: bool) -> ExitCode:
@@ -41,15 +42,16 @@ def report(ended: EndedRun, pipeline: Pipeline[Any, Any], results: ResultStream,
 
 
 def _explain(ended: EndedRun, *, is_json: bool) -> None:
-    """Say why a run did not complete."""
+    """Say why a run did not complete, and how it goes on."""
     result = ended.result
+    if result.status == "paused" and not is_json:
+        for asked in result.waiting:
+            say(f"waiting: step {asked.step_name!r} at {'/'.join(asked.path)} asks: {one_line(asked.message)}")
+    if result.status != "completed" and ended.resume_command is not None and not is_json:
+        say(f"{_GOING_ON.get(result.status, 'go on')}: {ended.resume_command}")
     if ended.breach is not None:
         say_error(ended.breach)
-    elif result.status == "paused":
-        if not is_json:
-            for asked in result.waiting:
-                say(f"waiting: step {asked.step_name!r} at {'/'.join(asked.path)} asks: {one_line(asked.message)}")
-    elif result.status != "completed":
+    elif result.status not in ("completed", "paused"):
         say_error(_reason(result))
 
 

@@ -11,10 +11,12 @@ from flujo.application.runner import Flujo
 from flujo.cli.exit_codes import ExitCode, WrongUsageError
 from flujo.cli.inputs import InputSource, read_text_file
 from flujo.cli.loading import LoadedFile, load_file
+from flujo.cli.origin import Origin
 from flujo.cli.parameters import FreeText
 from flujo.cli.reporting import report
-from flujo.cli.running import run_to_end
-from flujo.cli.settings import read_run_settings
+from flujo.cli.running import run_stored
+from flujo.cli.settings import flags_only, read_run_settings
+from flujo.cli.stores import new_store, resume_command
 from flujo.cli.terminal import ResultStream
 from flujo.cli.typed_values import fields_of, input_for
 from flujo.domain.models import UsageLimits
@@ -33,6 +35,8 @@ def run(
     run_id: str | None = None,
     limit_usd: Annotated[FreeText, Parameter(metavar="USD")] | None = None,
     limit_tokens: Annotated[FreeText, Parameter(metavar="N")] | None = None,
+    state_db: Annotated[FreeText, Parameter(metavar="PATH")] | None = None,
+    no_state: bool = False,
     json: bool = False,
     stream: bool = False,
 ) -> ExitCode:
@@ -44,9 +48,12 @@ def run(
     Without `--input` and `--input-file`, the input is read from stdin if something is piped there.
     If the first step takes anything but a string, the input is JSON.
 
-    Limits may also stand in the `[run]` table of a `flujo.toml` in this folder or one above it (`limit_usd`,
-    `limit_tokens`), or in the environment (`FLUJO_LIMIT_USD`, `FLUJO_LIMIT_TOKENS`); flags win over the environment,
-    and the environment over the file.
+    The run is kept in a database, `.flujo/runs.db` by default, so that `flujo resume` goes on with it after a crash,
+    Ctrl-C, a limit or a question; a run with the `--run-id` of one that completed gives its stored result.
+
+    Limits and the database may also stand in the `[run]` table of a `flujo.toml` in this folder or one above it
+    (`limit_usd`, `limit_tokens`, `state_db`), or in the environment (`FLUJO_LIMIT_USD`, `FLUJO_LIMIT_TOKENS`,
+    `FLUJO_STATE_DB`); flags win over the environment, and the environment over the file.
 
     Exit codes: **0** success, **1** the run failed, **2** wrong usage, input or file, **3** a limit stopped it,
     **4** it waits for a person, **130** interrupted.
@@ -59,26 +66,42 @@ def run(
         context_model: The pydantic model in the file that is the run's context.
         context_data: Fields of the context, as a JSON object.
         context_file: A file with the fields of the context, as a JSON object.
-        run_id: The identity of the run; a fresh one by default.
+        run_id: The identity of the run; a fresh one by default. A stored run of that identity goes on.
         limit_usd: The most US dollars that the run may use.
         limit_tokens: The most tokens that the run may use.
+        state_db: The database that keeps the run.
+        no_state: Keep the run nowhere, unless the Flujo in the file has a store of its own.
         json: Print the whole result as one JSON document; show no progress and no table.
         stream: Print the chunks of a streaming last step as they come.
     """
     if json and stream:
         raise WrongUsageError("--json and --stream are both given; give one of them")
+    if state_db is not None and no_state:
+        raise WrongUsageError("--state-db and --no-state are both given; give one of them")
     source = InputSource(input, input_file)
     source.check()
     context = _context_fields(context_data, context_file)
-    limits = read_run_settings({"limit_usd": limit_usd, "limit_tokens": limit_tokens}).usage_limits()
+    flags = {"limit_usd": limit_usd, "limit_tokens": limit_tokens, "state_db": state_db}
+    settings = read_run_settings(flags)
     results = ResultStream(sys.stdout)
     with redirect_stdout(sys.stderr):  # stdout is for results, so what the user's code prints goes where progress is
-        runner = _runner(load_file(file), context_model, context, limits)
+        loaded = load_file(file)
+        runner = _runner(loaded, context_model, context, settings.usage_limits())
         runner.check()
         data = input_for(runner.pipeline.steps[0], source.read(is_quiet=json))
+        has_own_store = runner.state_backend is not None and settings.state_db is None
+        if not no_state and not has_own_store:
+            origin = Origin.of(loaded, context_model, flags_only(flags))
+            runner = origin.prepared(runner, new_store(settings))
+        identity = run_id or runner.new_identity()
         try:
-            ended = run_to_end(
-                runner, data, run_id=run_id, is_quiet=json, write_chunk=results.write if stream else None
+            ended = run_stored(
+                runner,
+                identity,
+                lambda watched: watched.run_async(data, run_id=identity),
+                resume_command=resume_command(identity, file=file if has_own_store else None, state_db=state_db),
+                is_quiet=json,
+                write_chunk=results.write if stream else None,
             )
         except PipelineContextInitializationError as error:
             raise WrongUsageError(f"{error} (here: --context-data or --context-file)") from error

@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flujo.application.pipeline_run import PipelineRun
 from flujo.application.runner import Flujo
 from flujo.cli.interruption import run_interruptibly
 from flujo.cli.json_output import chunk_text
 from flujo.cli.monitor import RunMonitor
 from flujo.cli.progress import shown_progress
+from flujo.cli.stores import closed_at_end
+from flujo.cli.terminal import say
+from flujo.domain.observers import PreRunPayload
 from flujo.domain.results import PipelineResult
 from flujo.exceptions import UsageLimitExceededError
 
@@ -23,19 +27,20 @@ class EndedRun:
         elapsed_s: How many seconds it took.
         breach: Which limit stopped it, or `None`.
         is_streamed: Whether chunks of its output were written.
+        resume_command: How to go on with it; `None` if it is not stored.
     """
 
     result: PipelineResult[Any]
     elapsed_s: float
     breach: str | None = None
     is_streamed: bool = False
+    resume_command: str | None = None
 
 
 def run_to_end(
     runner: Flujo[Any, Any],
-    data: Any,
+    start: Callable[[Flujo[Any, Any]], PipelineRun[Any]],
     *,
-    run_id: str | None,
     is_quiet: bool,
     write_chunk: Callable[[str], None] | None,
 ) -> EndedRun:
@@ -43,8 +48,7 @@ def run_to_end(
 
     Args:
         runner: What to run.
-        data: Its input.
-        run_id: The identity of the run; a fresh one if it is `None`.
+        start: Returns a run of a runner, which has not started yet.
         is_quiet: Whether to show no progress.
         write_chunk: Takes the chunks of a streaming last step, as text; `None` if nobody wants them.
 
@@ -55,7 +59,7 @@ def run_to_end(
     monitor = RunMonitor()
     watched = runner.with_settings(hooks=[monitor])
     writes = _ChunkWriter(write_chunk)
-    work = writes.run(watched, data, run_id)
+    work = writes.run(start(watched))
     breach = None
     is_plain = write_chunk is not None or logging.getLogger("flujo").isEnabledFor(logging.DEBUG)
     with shown_progress(monitor, len(runner.pipeline.steps), is_quiet=is_quiet, is_plain=is_plain):
@@ -66,6 +70,46 @@ def run_to_end(
     return EndedRun(result, monitor.elapsed_s, breach, writes.has_written)
 
 
+def run_stored(
+    runner: Flujo[Any, Any],
+    run_id: str,
+    start: Callable[[Flujo[Any, Any]], PipelineRun[Any]],
+    *,
+    resume_command: str,
+    is_quiet: bool,
+    write_chunk: Callable[[str], None] | None,
+) -> EndedRun:
+    """Run a workflow whose runs are kept in a store: say which run it is, and close the store afterwards.
+
+    Args:
+        runner: What to run; without a store it is run all the same.
+        run_id: The identity of the run.
+        start: Returns a run of a runner, which has not started yet.
+        resume_command: How to go on with the run.
+        is_quiet: Whether to show no progress.
+        write_chunk: Takes the chunks of a streaming last step, as text; `None` if nobody wants them.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted.
+        FlujoError: The workflow is wrong, or the run cannot be stored.
+    """
+    store = runner.state_backend
+    if store is None:
+        return run_to_end(runner, start, is_quiet=is_quiet, write_chunk=write_chunk)
+
+    async def tell_start(_: PreRunPayload) -> None:
+        say(f"run {run_id}")
+
+    with closed_at_end(store):
+        try:
+            announced = runner if is_quiet else runner.with_settings(hooks=[tell_start])
+            ended = run_to_end(announced, start, is_quiet=is_quiet, write_chunk=write_chunk)
+        except KeyboardInterrupt:
+            say(f"go on: {resume_command}")
+            raise
+    return replace(ended, resume_command=resume_command)
+
+
 class _ChunkWriter:
     """Runs a workflow and writes its chunks as they come, if anybody wants them."""
 
@@ -73,11 +117,11 @@ class _ChunkWriter:
         self._write = write
         self.has_written = False
 
-    async def run(self, runner: Flujo[Any, Any], data: Any, run_id: str | None) -> PipelineResult[Any]:
+    async def run(self, run: PipelineRun[Any]) -> PipelineResult[Any]:
         if self._write is None:
-            return await runner.run_async(data, run_id=run_id)
+            return await run
         result: PipelineResult[Any] | None = None
-        async for item in runner.run_async(data, run_id=run_id):
+        async for item in run:
             if isinstance(item, PipelineResult):
                 result = item  # pyright: ignore[reportUnknownVariableType]  # a streaming step cannot give one before the run does, which comes last
             else:

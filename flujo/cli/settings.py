@@ -34,6 +34,8 @@ class RunSettings(BaseModel):
     """The most US dollars a run may use; `None` for no limit."""
     limit_tokens: Annotated[int, Field(ge=0)] | None = None
     """The most tokens a run may use; `None` for no limit."""
+    state_db: Path | None = None
+    """The database that keeps runs; `None` for that of the project. In a file it is relative to the file's folder."""
 
     def usage_limits(self) -> UsageLimits | None:
         """Return the limits, or `None` if there are none; limits that are not set are not among its set fields."""
@@ -56,13 +58,28 @@ def read_settings(flags: Mapping[str, Any], *, folder: Path, environment: Mappin
     file = _find(folder)
     settings = RunSettings() if file is None else _checked(_read_file(file), lambda key: f"{file}: [run] {key}")
     settings = _over(settings, _checked(_read_environment(environment), lambda key: _PREFIX + key.upper()))
+    return _over(settings, flags_only(flags))
+
+
+def flags_only(flags: Mapping[str, Any]) -> RunSettings:
+    """Return the settings that the user gave on the command line; `None` is not given.
+
+    Raises:
+        SettingsError: One does not fit.
+    """
     given = {key: value for key, value in flags.items() if value is not None}
-    return _over(settings, _checked(given, lambda key: "--" + key.replace("_", "-")))
+    return _checked(given, lambda key: "--" + key.replace("_", "-"))
 
 
 def read_run_settings(flags: Mapping[str, Any]) -> RunSettings:
     """Return the settings that hold in this process."""
     return read_settings(flags, folder=Path.cwd(), environment=os.environ)
+
+
+def project_folder(folder: Path) -> Path:
+    """Return the folder of the `flujo.toml` that holds in a folder; the folder itself if there is none."""
+    file = _find(folder)
+    return folder if file is None else file.parent
 
 
 def _over(settings: RunSettings, later: RunSettings) -> RunSettings:
@@ -84,7 +101,10 @@ def _read_file(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{file}: run is a table, written [run]")
     _refuse_unknown(values, RunSettings.model_fields, f"{file}: [run]")  # pyright: ignore[reportUnknownArgumentType]  # TOML is untyped
-    return values  # pyright: ignore[reportUnknownVariableType]  # TOML is untyped
+    found: dict[str, Any] = values  # pyright: ignore[reportUnknownVariableType]  # TOML is untyped
+    if isinstance(state_db := found.get("state_db"), str):
+        found = {**found, "state_db": file.parent / state_db}
+    return found
 
 
 def _refuse_unknown(found: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -20,7 +20,7 @@ from flujo.steps.parallel import ParallelStep
 from flujo.steps.refine import RefineStep
 from flujo.steps.router import RouterStep
 
-_STYLES = {
+STATUS_STYLES = {
     "completed": "green",
     "failed": "red",
     "stopped": "yellow",
@@ -44,8 +44,8 @@ class _Group:
 
 
 @dataclass(slots=True)
-class _Rows:
-    """The rows of a table while it is filled."""
+class StepRows:
+    """The rows of a table of steps while it is filled."""
 
     labels: list[Text] = field(default_factory=list[Text])
     cells: dict[str, list[Text]] = field(default_factory=lambda: {name: list[Text]() for name in _COLUMNS})
@@ -98,7 +98,7 @@ def summary_table(result: PipelineResult[Any], pipeline: Pipeline[Any, Any], *, 
         elapsed_s: How many seconds the run took.
         width: How many characters there is room for; the less important columns are left out if it is narrow.
     """
-    rows = _Rows()
+    rows = StepRows()
     for step, each in zip(pipeline.steps, result.step_history, strict=False):
         rows.add(each.name, "", [each])
         groups = _groups(step, each)
@@ -122,8 +122,10 @@ def _status(statuses: Sequence[str]) -> Text:
     """Return a status, or how many results have which."""
     counted = Counter(statuses)
     if len(counted) == 1:
-        return Text(statuses[0], style=_STYLES.get(statuses[0], ""))
-    parts = [Text(f"{number:,} {status}", style=_STYLES.get(status, "")) for status, number in counted.most_common()]
+        return Text(statuses[0], style=STATUS_STYLES.get(statuses[0], ""))
+    parts = [
+        Text(f"{number:,} {status}", style=STATUS_STYLES.get(status, "")) for status, number in counted.most_common()
+    ]
     return Text(", ").join(parts)
 
 

@@ -41,9 +41,24 @@ def input_for(step: BaseStep[Any, Any], text: str) -> Any:
         WrongUsageError: It does not fit; the message names the field and the reason.
     """
     expected = step.input_type if step.input_key is None else dict[str, Any]
+    return value_of(text, expected, "the input", step.describe())
+
+
+def value_of(text: str, expected: Any, what: str, taker: str) -> Any:
+    """Return a text as a value of a type.
+
+    Args:
+        text: The text.
+        expected: The type.
+        what: What the text is, such as `the input`.
+        taker: Who takes it, such as `step 'draft'`.
+
+    Raises:
+        WrongUsageError: It does not fit; the message names the field and the reason.
+    """
     if _takes_text(expected):
         return text
-    adapter = _adapter(step, expected)
+    adapter = _adapter(taker, expected)
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
@@ -54,7 +69,7 @@ def input_for(step: BaseStep[Any, Any], text: str) -> Any:
                 reason = explain(error)
         else:
             reason = explain(error)
-    raise WrongUsageError(f"the input does not fit {step.describe()}, which takes {type_name(expected)}: {reason}")
+    raise WrongUsageError(f"{what} does not fit {taker}, which takes {type_name(expected)}: {reason}")
 
 
 def _takes_text(expected: Any) -> bool:
@@ -76,14 +91,14 @@ def _is_iterable(expected: Any) -> bool:
     return isinstance(kind, type) and kind.__module__ == "collections.abc"
 
 
-def _adapter(step: BaseStep[Any, Any], expected: Any) -> TypeAdapter[Any]:
+def _adapter(taker: str, expected: Any) -> TypeAdapter[Any]:
     if get_origin(expected) is Iterable:  # pydantic would read it lazily, in the middle of the run
         expected = list[get_args(expected)]  # type: ignore[misc]  # made at run time
     try:
         return TypeAdapter(expected)
     except PydanticUserError as error:
         raise WrongUsageError(
-            f"{step.describe()} takes {type_name(expected)}, which cannot be made of text; run it from Python"
+            f"{taker} takes {type_name(expected)}, which cannot be made of text; run it from Python"
         ) from error
 
 

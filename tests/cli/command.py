@@ -52,6 +52,12 @@ def flujo(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ended:
     return Ended(code, out, err)
 
 
+def flujo_afresh(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ended:
+    """Run a command in this process as in a new one: it imports the files of the working directory as they are."""
+    with imports_forgotten(Path.cwd()):
+        return flujo(capsys, *arguments)
+
+
 def flujo_process(
     *arguments: str | Path,
     stdin: bytes = b"",

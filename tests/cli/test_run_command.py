@@ -25,7 +25,9 @@ def test_a_completed_run_prints_its_output_and_what_it_took(workflows: Path, cap
 
     table = table_of(ended.err)
     assert (ended.code, ended.out) == (ExitCode.SUCCESS, "HELLO\n")
-    assert ended.err.startswith("[1/2] shout\nfrom the workflow\n[2/2] again\nfrom the workflow\n")
+    run, *rest = ended.err.splitlines()
+    assert run.startswith("run ")
+    assert rest[:4] == ["[1/2] shout", "from the workflow", "[2/2] again", "from the workflow"]
     assert list(table) == ["Step", "shout", "again", "total"]
     assert table["shout"][:2] == ["completed", "1"]
 
@@ -43,10 +45,10 @@ def test_a_failed_run_says_why(workflows: Path, capsys: Captured) -> None:
 
 def test_a_run_that_waits_says_what_is_asked(workflows: Path, capsys: Captured) -> None:
     """A question is on stderr with the step that asks it."""
-    ended = flujo(capsys, "run", f"{workflows}:asking", "--input", "x")
+    ended = flujo(capsys, "run", f"{workflows}:asking", "--input", "x", "--run-id", "one")
 
     assert (ended.code, ended.out) == (ExitCode.WAITING, "")
-    assert ended.err.splitlines()[-1] == "waiting: step 'ask' at 1 asks: may I?"
+    assert ended.err.splitlines()[-2:] == ["waiting: step 'ask' at 1 asks: may I?", "answer: flujo resume one"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""Reads what is stored of a run as a tree of steps, without the types of the user's values.
+
+The journal holds the frontier of a run: a step that finished has one entry, with everything that ran within it;
+a step that did not finish has none of its own unless it paid, asked or noted something, but those within it may.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from flujo.domain.models import StepPath
+from flujo.domain.money import ZERO, add_usd
+from flujo.exceptions import StateCorruptedError
+from flujo.state.records import JournalEntry, StoredRun, read_path
+from flujo.utils.narrowing import is_dict, is_list
+
+
+@dataclass(slots=True)
+class StoredStep:
+    """What is stored of a step.
+
+    Attributes:
+        path: Its address; empty within a step that finished, where only the order is known.
+        name: Its name; empty if nothing says it.
+        status: How it ended; `waiting` for a person, `answered` by one, or `unfinished`.
+        attempts: How often its agent was called.
+        latency_s: Seconds from start to end; `None` if it did not end.
+        cost: US dollars, exact, of all steps within it.
+        tokens: Tokens of all steps within it.
+        at: When that was stored, in seconds since 1970; `None` if it has no entry of its own.
+        feedback: Why it failed.
+        question: What it asks a person.
+        answer: What a person answered, as it is stored.
+        output: What it gave, as it is stored.
+        steps: The steps within it.
+    """
+
+    path: StepPath = ()
+    name: str = ""
+    status: str = "unfinished"
+    attempts: int = 0
+    latency_s: float | None = None
+    cost: Decimal = ZERO
+    tokens: int = 0
+    at: float | None = None
+    feedback: str | None = None
+    question: str | None = None
+    answer: Any = None
+    output: Any = None
+    steps: "list[StoredStep]" = field(default_factory=list["StoredStep"])
+
+    def walk(self) -> "Iterable[StoredStep]":
+        """Yield the step and all steps within it."""
+        yield self
+        for step in self.steps:
+            yield from step.walk()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the step as JSON has it."""
+        return {
+            "path": list(self.path),
+            "name": self.name,
+            "status": self.status,
+            "attempts": self.attempts,
+            "latency_s": self.latency_s,
+            "cost": str(self.cost),
+            "tokens": self.tokens,
+            "at": self.at,
+            "feedback": self.feedback,
+            "question": self.question,
+            "answer": self.answer,
+            "output": self.output,
+            "steps": [step.as_dict() for step in self.steps],
+        }
+
+
+def stored_steps(stored: StoredRun) -> list[StoredStep]:
+    """Return the top-level steps of a run.
+
+    Raises:
+        StateCorruptedError: An entry cannot be read.
+    """
+    root = StoredStep()
+    nodes: dict[StepPath, StoredStep] = {(): root}
+    run_id = stored.record.run_id
+    if not stored.record.is_intact():
+        raise StateCorruptedError(
+            f"the record of run {run_id!r} is damaged in the store; flujo doctor says more", run_id=run_id
+        )
+    finished = {read_path(entry.path) for entry in stored.entries if entry.kind == "done"}
+    for entry in sorted(stored.entries, key=_order):
+        path = read_path(entry.path)
+        if any(path[:length] in finished for length in range(len(path))):
+            continue  # an answer within a step that finished since
+        try:
+            if not entry.is_intact(run_id):
+                raise ValueError("its checksum does not fit")
+            _fill(_node(nodes, path), entry)
+        except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+            raise StateCorruptedError(
+                f"the entry of step {entry.path} of run {run_id!r} is damaged in the store; flujo doctor says more",
+                run_id=run_id,
+            ) from error
+    _add_up(root)
+    return root.steps
+
+
+def _order(entry: JournalEntry) -> tuple[list[tuple[str, int]], bool]:
+    """Return a key that sorts steps as they run, and what they came to after what they asked."""
+    return [_number_aware(part) for part in read_path(entry.path)], entry.kind == "done"
+
+
+def _number_aware(part: str) -> tuple[str, int]:
+    name, _, number = part.rpartition(":")
+    return (name, int(number)) if number.isascii() and number.isdecimal() else (part, 0)
+
+
+def _node(nodes: dict[StepPath, StoredStep], path: StepPath) -> StoredStep:
+    """Return the step at a path, and make it and those around it if need be."""
+    if (node := nodes.get(path)) is None:
+        node = nodes[path] = StoredStep(path)
+        _node(nodes, path[:-1]).steps.append(node)
+    return node
+
+
+def _fill(node: StoredStep, entry: JournalEntry) -> None:
+    data = json.loads(entry.payload)
+    node.at = entry.at if node.at is None else max(node.at, entry.at)
+    match entry.kind:
+        case "done":
+            _take_result(node, data["result"])
+        case "spent":
+            _take_fields(node, data)
+        case "asked":
+            _take_fields(node, data)
+            node.question = data["v"]["message"]
+            node.status = "waiting" if node.status == "unfinished" else node.status
+        case "answer":
+            node.answer = data["v"]["interaction"]["v"]["human_response"]
+            node.status = "answered"
+        case "note":
+            pass  # that the step is there is all it says to people
+
+
+def _take_result(node: StoredStep, result: Any) -> None:
+    node.name, node.status = result["name"], result["status"]
+    node.attempts, node.latency_s = result["attempts"], result["latency_s"]
+    node.cost, node.tokens = Decimal(result.get("cost", ZERO)), result.get("tokens", 0)
+    feedback = result.get("feedback")
+    node.feedback = feedback if feedback is None or isinstance(feedback, str) else json.dumps(feedback)
+    node.output = result["output"]
+    for each in result.get("steps", ()):
+        child = StoredStep()
+        _take_result(child, each)
+        node.steps.append(child)
+
+
+def _take_fields(node: StoredStep, data: Any) -> None:
+    """Take what a step has spent that did not finish."""
+    fields = data["v"]
+    node.attempts += fields["attempts"]
+    node.cost = add_usd(node.cost, Decimal(fields["cost"]["v"]))
+    node.tokens += fields["tokens"]
+
+
+def _add_up(node: StoredStep) -> None:
+    """Let steps that did not finish have what those within them have."""
+    if node.latency_s is not None:
+        return
+    for step in node.steps:
+        _add_up(step)
+        node.cost, node.tokens = add_usd(node.cost, step.cost), node.tokens + step.tokens
+    if node.status == "unfinished" and any(step.status == "waiting" for step in node.steps):
+        node.status = "waiting"
+
+
+def waiting_steps(steps: Sequence[StoredStep]) -> list[StoredStep]:
+    """Return the steps that wait for a person, at every depth."""
+    return [each for step in steps for each in step.walk() if each.question is not None and each.status == "waiting"]
+
+
+def plain(value: Any) -> Any:
+    """Return a stored value as JSON without the marks that tell its type."""
+    if is_list(value):
+        return [plain(each) for each in value]
+    if not is_dict(value):
+        return value
+    if "$" in value and "v" in value:
+        return plain(value["v"])
+    return {key: plain(each) for key, each in value.items()}
