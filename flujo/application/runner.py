@@ -4,7 +4,8 @@ This is the only place where a context is made: for a run, and for the sub-pipel
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -116,9 +117,11 @@ class Flujo(Generic[InT, OutT]):
         self.context_model = _context_model(context_model)
         self.pipeline_name = pipeline_name or pipeline.name
         self.pipeline_version = pipeline_version
-        self._initial_context_data = dict(initial_context_data or {})
+        self._initial_context_data = _context_data(initial_context_data)
         self._resources = resources
         self._usage_limits = usage_limits
+        if not isinstance(hooks, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise ConfigurationError(f"the runner: hooks is {hooks!r}; give a list of async callables")
         self._hooks = tuple(hooks)
         self._dispatcher = HookDispatcher(hooks) if hooks else None
         check_cache("the runner", cache_backend)
@@ -308,7 +311,7 @@ class Flujo(Generic[InT, OutT]):
         made = Flujo(
             self.pipeline,
             context_model=context_model or self.context_model,
-            initial_context_data={**self._initial_context_data, **(initial_context_data or {})},
+            initial_context_data={**self._initial_context_data, **_context_data(initial_context_data)},
             resources=self._resources,
             usage_limits=_over(self._usage_limits, usage_limits),
             hooks=(*self._hooks, *hooks),
@@ -349,7 +352,7 @@ class Flujo(Generic[InT, OutT]):
         for each in alternatives(first) if first.input_key is None else ():
             if each.input_key is None and not accepts(each.input_type, data):
                 raise mismatch("the run's input", type(data), each.describe(), each.input_type, verb="is")
-        given = {**self._initial_context_data, **(initial_context_data or {})}
+        given = {**self._initial_context_data, **_context_data(initial_context_data)}
         run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)
         if self._state_backend is None:
@@ -558,6 +561,14 @@ def _context_model(model: type[BaseModel] | None) -> type[BaseModel]:
             f"context_model is {model!r}; give the class of a pydantic model, such as a subclass of PipelineContext"
         )
     return model
+
+
+def _context_data(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+        raise ConfigurationError(
+            f"initial_context_data is {reprlib.repr(given)}; give a dict of context fields by name"
+        )
+    return dict(given or {})
 
 
 def _run_id_among(given: Mapping[str, Any]) -> str | None:

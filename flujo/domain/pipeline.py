@@ -263,7 +263,7 @@ class Pipeline(BaseStep[InT, OutT]):
         usage_limits: UsageLimits | None = None,
     ) -> None:
         super().__init__(name, usage_limits=usage_limits)
-        if isinstance(steps, BaseStep):
+        if isinstance(steps, BaseStep) or not isinstance(steps, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
             raise ConfigurationError(f"the steps of a pipeline are {steps!r}; give a list, or use Pipeline.from_step")
         if not steps:
             raise ConfigurationError("a pipeline needs at least one step")

@@ -138,6 +138,7 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
     except PipelineAbortSignal:
         raise
     except Exception as error:  # processors are code of the user's
+        _log.debug("a prompt processor of step %r raised", step.name, exc_info=error)
         data, refused = None, StepResult(step.name, success=False, attempts=0, feedback=describe_error(error))
     return data, control.halt.refuse(step) if control.halt else refused
 
@@ -178,6 +179,7 @@ async def _judge(
         attempts.output = verdict.output
         _persist(step, frame.context, verdict)
     except Exception as error:  # processors, plugins and validators are code of the user's
+        _log.debug("judging the output of step %r raised", step.name, exc_info=error)
         return error
     except asyncio.CancelledError:
         if is_cancelled():

@@ -104,10 +104,15 @@ class RunControl:
                 self.cut_short.add(task)
 
     def enter_call(self) -> "asyncio.Task[Any]":
-        """Note that the current task waits for an answer from now on, and return it."""
+        """Note that the current task waits for an answer from now on, and return it.
+
+        Once a limit was passed, only answers that had come are judged, in a few turns of the loop at most.
+        """
         task = asyncio.current_task()
         assert task is not None, "steps run in tasks"
-        self.calls[task] = object()
+        call = self.calls[task] = object()
+        if self.halt is not None and self.halt.status == "stopped":
+            asyncio.get_running_loop().call_soon(self._cut_short, ((task, call),), _ANSWER_TURNS)
         return task
 
     def leave_call(self, task: "asyncio.Task[Any]") -> None:

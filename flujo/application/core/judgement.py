@@ -1,6 +1,7 @@
 """Whether an agent's output is good enough: output processors, then plugins, then validators."""
 
 import inspect
+import logging
 import reprlib
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from flujo.application.core.outcome import describe_error
 from flujo.domain.policies import PluginOutcome, ValidationResult, Validator
 from flujo.domain.step import AgentStep
 from flujo.exceptions import NonRetryableError, PausedException, PipelineAbortSignal
+
+_log = logging.getLogger("flujo.steps")
 
 _SIGNALS = (NonRetryableError, PausedException, PipelineAbortSignal)
 """What a plugin or validator raises to say more than that the output is refused."""
@@ -81,6 +84,7 @@ async def _ask_plugins(step: AgentStep[Any, Any], verdict: Verdict, feedback: st
         except _SIGNALS:
             raise
         except Exception as error:  # a plugin is code of the user's; an output that it fails on is refused
+            _log.debug("the plugin %s of step %r raised", name, step.name, exc_info=error)
             outcome = PluginOutcome(success=False, feedback=f"{name}: {describe_error(error)}")
         if not outcome.success:
             verdict.feedback = outcome.feedback or f"{name} refused the output"
@@ -112,4 +116,5 @@ async def _ask_validator(validator: Validator, output: Any, context: BaseModel) 
     except _SIGNALS:
         raise
     except Exception as error:  # a validator is code of the user's; an output that it fails on is refused
+        _log.debug("the validator %s raised", name, exc_info=error)
         return ValidationResult(is_valid=False, feedback=describe_error(error), validator_name=name)

@@ -133,15 +133,15 @@ async def test_an_answer_that_is_there_when_a_sibling_passes_the_limit_is_kept(
     assert result.total_cost == Decimal("2.5")
 
 
-async def test_the_judgement_of_an_answer_that_was_there_is_not_cut_short() -> None:
-    """The answer that came with the breach is judged to the end, even if that takes a while."""
-    go, judged = asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize(("turns", "status"), [(0, "completed"), (1, "completed"), (1_000_000, "stopped")])
+async def test_an_answer_that_was_there_is_judged_if_that_takes_no_time(turns: int, status: str) -> None:
+    """What came with the breach keeps its output; a judgement that waits for something is cut short."""
+    go = asyncio.Event()
 
     class Slow:
         async def validate(self, output: Any, *, context: Any = None) -> Any:
-            for _ in range(10):
+            for _ in range(turns):
                 await asyncio.sleep(0)
-            judged.set()
             return _ACCEPTED
 
     branches = {
@@ -151,8 +151,21 @@ async def test_the_judgement_of_an_answer_that_was_there_is_not_cut_short() -> N
     }
     result = await _breach(Step.parallel("all", branches))
 
-    assert judged.is_set()
-    assert _branches(result)["late"].status == "completed"
+    late = _branches(result)["late"]
+    assert (late.status, late.output, late.cost) == (status, "late", Decimal("0.5"))
+
+
+async def test_a_judgement_that_never_ends_does_not_keep_a_stopped_run() -> None:
+    """The answer that broke the limit is kept, paid for and not judged."""
+
+    class Hangs:
+        async def validate(self, output: Any, *, context: Any = None) -> Any:
+            await asyncio.get_running_loop().create_future()
+
+    result = await _breach(Step("ask", StubAgent([Paid("dear", 2)]), validators=[Hangs()]))
+
+    (ask,) = result.step_history
+    assert (ask.status, ask.output, ask.cost) == ("stopped", "dear", Decimal(2))
 
 
 def _sets(event: asyncio.Event) -> Agent:
