@@ -16,11 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from numbers import Real
-from typing import Any, Generic, Protocol, TypeVar, Union, runtime_checkable
+from typing import Annotated, Any, Generic, Protocol, TypeVar, Union, runtime_checkable
+
+from pydantic import BaseModel
 
 from flujo.domain.money import ZERO, add_usd, exact_usd
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
+from flujo.domain.type_compatibility import fits
 from flujo.exceptions import ConfigurationError, NonRetryableError
 from flujo.utils.narrowing import is_mapping
 
@@ -259,6 +262,40 @@ class AgentCall(Generic[InT, OutT]):
             is_coroutine=inspect.iscoroutinefunction(run),
         )
 
+    @property
+    def hears_feedback(self) -> bool:
+        """Whether feedback may reach the agent: by keyword, or within an input that has room for it."""
+        return "feedback" in self.keywords or any(map(_has_room, _union_members(self.input_type)))
+
+
+def has_feedback_field(kind: Any) -> bool:
+    """Return whether a type is a model or a dataclass with a field `feedback` that takes text."""
+    if not inspect.isclass(kind):
+        return False
+    if issubclass(kind, BaseModel):
+        field = kind.model_fields.get("feedback")
+        return field is not None and fits(str, field.annotation)
+    named = getattr(kind, "__dataclass_fields__", {})
+    return "feedback" in named and fits(str, _type_hints(kind.__init__).get("feedback", Any))
+
+
+def _has_room(kind: Any) -> bool:
+    """Return whether an input of a declared type may be text, a dict, or have a field for feedback."""
+    cls = typing.get_origin(kind) or kind
+    if cls is Annotated:
+        return any(map(_has_room, _union_members(typing.get_args(kind)[0])))
+    if cls is Any or not inspect.isclass(cls) or issubclass(cls, (str, dict)) or has_feedback_field(cls):
+        return True
+    try:
+        return issubclass(str, cls) or issubclass(dict, cls)
+    except TypeError:  # of a protocol nobody can tell
+        return True
+
+
+def _union_members(kind: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(kind) in (Union, types.UnionType)
+    return typing.get_args(kind) if is_union else (kind,)
+
 
 def _entry_points(agent: object, step_name: str) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
     _refuse_workflow(agent, step_name)
@@ -363,8 +400,8 @@ def _answer_type(annotation: Any, *, streams: bool) -> Any:
 
 def _may_be_unpacked(annotation: Any) -> bool:
     """Return whether an answer of a declared type may be read as its `output`, which is of another type."""
-    members = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else ()
-    if members:
+    members = _union_members(annotation)
+    if len(members) > 1:
         return any(map(_may_be_unpacked, members))
     cls = typing.get_origin(annotation) or annotation
     if not inspect.isclass(cls) or issubclass(cls, StepResult):

@@ -28,7 +28,11 @@ class StepConfig(BaseModel):
     max_retries: Annotated[int, Field(ge=0)] = 1
     """Attempts after the first one."""
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Seconds one attempt may take; `None` for no bound."""
+    """Seconds one attempt may take; `None` for no bound.
+
+    A plain function runs in the event loop and cannot be interrupted, so no bound holds for it;
+    to bound work that blocks, await `asyncio.to_thread(work, data)` in an async function.
+    """
     temperature: float | None = None
     """Handed to agents that ask for it; `None` leaves the model's own default."""
     top_k: int | None = None

@@ -131,7 +131,15 @@ class AgentStep(BaseStep[InT, OutT]):
                 MissingAgentError(f"step {self.name!r} has no agent; give it one with Step(name, agent)"),
                 self.name,
             )
-        elif context_model is not None:
+            return
+        is_tried_again = self.is_strict and self.config.max_retries and (self.plugins or self.validators)
+        if is_tried_again and not self._call.hears_feedback:
+            report.warn(
+                f"step {self.name!r} tries again what was refused, but its agent cannot learn why: "
+                "give it a keyword argument `feedback`, or its input a field `feedback: str | None`",
+                self.name,
+            )
+        if context_model is not None:
             self._check_context(report, context_model, self._call)
 
     def _check_context(self, report: ValidationReport, context_model: type, call: AgentCall[Any, Any]) -> None:

@@ -1,6 +1,7 @@
 """`Step`: the step that calls an agent, and the factories of all other kinds; `@step` makes one of a function."""
 
 import functools
+import inspect
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Unpack, overload
 
@@ -12,6 +13,7 @@ from flujo.domain.agent_types import AnsweringAgent, AnyAgent, PlainAgent, Repor
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, RefinementCheck, UsageLimits
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.step import AgentStep, StepOptions
+from flujo.exceptions import ConfigurationError
 from flujo.steps.cached import CachedStep
 from flujo.steps.conditional import ConditionalStep
 from flujo.steps.gather import GatherStep
@@ -42,7 +44,9 @@ class Step(AgentStep[InT, OutT]):
             `top_k` and `top_p` if its signature asks for them.
         config: Retries, timeout and model settings; its values may also be given as keyword arguments.
         plugins: `(plugin, priority)` pairs; higher priority first.
-        validators: All are asked; what they refuse goes into the next attempt's input as feedback.
+        validators: All are asked; what they refuse reaches the next attempt as feedback: in the keyword argument
+            `feedback` if the agent has one, else below the text of a string, under the key `feedback` of a dict, or
+            in the field `feedback` of a model or dataclass. An input of any other type stays as it is.
         processors: Change the input before the first attempt, and every output before it is judged.
         fallback_step: What runs when all attempts failed.
         usage_limits: What each execution of the step may use.
@@ -682,6 +686,16 @@ def _name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+def _refuse_what_is_no_function(decorated: Any) -> None:
+    if isinstance(decorated, str):
+        raise ConfigurationError(f"@step({decorated!r}): give the name by keyword, @step(name={decorated!r})")
+    if inspect.isfunction(decorated) and next(iter(inspect.signature(decorated).parameters), None) == "self":
+        raise ConfigurationError(
+            f"@step: {decorated.__qualname__} is a method and takes `self`, which no step passes; "
+            f"make a step of the method of an object, Step.from_callable(obj.{decorated.__name__})"
+        )
+
+
 class _StepMaker(Protocol):
     """The decorator that `@step(...)` returns."""
 
@@ -736,7 +750,10 @@ def step(
     """
 
     def make(decorated: Any, /) -> Step[Any, Any]:
-        return Step.from_callable(decorated, name, **options)
+        _refuse_what_is_no_function(decorated)
+        made = Step.from_callable(decorated, name, **options)
+        functools.update_wrapper(made, decorated, assigned=("__doc__",), updated=())
+        return made
 
     return make if function is None else make(function)
 

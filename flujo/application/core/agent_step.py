@@ -20,7 +20,7 @@ from flujo.application.core.judgement import Verdict, judge, process
 from flujo.application.core.outcome import describe_error, error_message
 from flujo.application.core.pausing import Question, take_answer, wait_for_person
 from flujo.application.core.ultra_executor import ExecutorCore
-from flujo.domain.agents import AgentCall, Answer
+from flujo.domain.agents import AgentCall, Answer, has_feedback_field
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
@@ -228,8 +228,8 @@ def _append(context: BaseModel, name: str, items: list[Any]) -> None:
 def _with_feedback(data: Any, turn: _Turn) -> Any:
     """Return the input of an attempt after a refused one: the input, and what was wrong.
 
-    An agent that asks for `feedback` by keyword gets it there; otherwise it goes into a string or a dict,
-    and a value of any other type stays as its type demands.
+    An agent that asks for `feedback` by keyword gets it there; otherwise it goes into a string, a dict, or the field
+    `feedback` of a copy of a model or dataclass, and a value of any other type stays as its type demands.
     """
     if "feedback" in turn.call.keywords:
         return data
@@ -237,6 +237,16 @@ def _with_feedback(data: Any, turn: _Turn) -> Any:
         return f"{data}\n\nFeedback on the previous answer:\n{turn.feedback}"
     if is_dict(data):
         return {**data, "feedback": turn.feedback}
+    return _in_its_field(data, turn.feedback)
+
+
+def _in_its_field(data: Any, feedback: str | None) -> Any:
+    if not has_feedback_field(type(data)):
+        return data
+    if isinstance(data, BaseModel):
+        return data.model_copy(update={"feedback": feedback})
+    data = copy.copy(data)
+    object.__setattr__(data, "feedback", feedback)  # the copy is nobody's yet, so it may be frozen
     return data
 
 
