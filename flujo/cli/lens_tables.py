@@ -97,9 +97,10 @@ def steps_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int) -
 
 
 def _add_steps(rows: StepRows, steps: Sequence[StoredStep], depth: int) -> None:
-    for step in steps[:_MOST_CHILDREN]:
+    for each in steps[:_MOST_CHILDREN]:
+        step, label = _innermost(each)
         rows.add_cells(
-            Text("  " * depth) + _title(step),
+            Text("  " * depth) + _title(step, label),
             status=_styled(step.status),
             attempts=Text(f"{step.attempts:,}" if step.attempts else ""),
             time=Text("" if step.latency_s is None else duration(step.latency_s)),
@@ -111,12 +112,18 @@ def _add_steps(rows: StepRows, steps: Sequence[StoredStep], depth: int) -> None:
         rows.add_cells(Text(f"{'  ' * depth}and {len(steps) - _MOST_CHILDREN:,} more", style="dim"))
 
 
-def _title(step: StoredStep) -> Text:
+def _innermost(step: StoredStep) -> tuple[StoredStep, str]:
+    """Return a step, or the only one within a pipeline that is no more than that, and what its place is called."""
+    label = label_of(step.path[-1]) if step.path else ""
+    while step.at is None and len(step.steps) == 1 and step.steps[0].path[-1:] == ("0",):
+        (step,) = step.steps
+    return step, label
+
+
+def _title(step: StoredStep, label: str) -> Text:
     """Return a step's name, or what its path says of it."""
     if not step.path:
         return Text(step.name)
-    part = step.path[-1]
-    label = label_of(part)
     if not step.name:
         return Text(label or f"step at {'/'.join(step.path)}", style="dim")
     return Text(step.name) + Text(f" ({label})" if label else "", style="dim")

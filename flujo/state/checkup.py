@@ -183,9 +183,8 @@ def _is_sealed(row: dict[str, Any], run_id: str) -> bool:
 
 
 def _found_of_owner(row: dict[str, Any], run_id: str) -> Iterator[Finding]:
-    try:
-        owner = Owner.parse(row["owner"])
-    except ValueError:
+    owner = Owner.parse(row["owner"])
+    if owner.text != row["owner"]:
         yield Finding(f"its owner is {row['owner']!a}, which is none", run_id)
         return
     if owner.is_dead():

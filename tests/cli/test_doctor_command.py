@@ -1,0 +1,174 @@
+"""What `flujo doctor` finds in a database."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flujo import Flujo, SQLiteBackend, Step
+from flujo.cli.exit_codes import ExitCode
+from flujo.exceptions import StateCorruptedError
+from flujo.state.checkup import check_database
+from flujo.state.ownership import Owner
+from tests.cli.command import Ended, flujo
+
+Captured = pytest.CaptureFixture[str]
+Change = Callable[[sqlite3.Connection], object]
+
+PIPELINE = Step.from_callable(str.upper, name="shout") >> Step.from_callable(str.strip, name="trim")
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path) -> Path:
+    """Keep two runs in a file."""
+    path = tmp_path / "runs.db"
+    runner = Flujo(PIPELINE, state_backend=SQLiteBackend(path))
+    for run_id in ("first", "second"):
+        runner.run("hello", run_id=run_id)
+    return path
+
+
+def changed(change: Change) -> None:
+    """Change the database behind flujo's back."""
+    connection = sqlite3.connect("runs.db")
+    with connection:
+        change(connection)
+    connection.close()
+
+
+def doctor(capsys: Captured, *arguments: str) -> Ended:
+    """Check the database."""
+    return flujo(capsys, "doctor", "--state-db", "runs.db", *arguments)
+
+
+def test_a_healthy_database(capsys: Captured) -> None:
+    """It is said to be healthy, with what is in it."""
+    ended = doctor(capsys)
+
+    assert (ended.code, ended.out) == (ExitCode.SUCCESS, "runs.db is healthy: 2 runs, 4 entries, schema 1\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("UPDATE journal SET payload = replace(payload, 'HELLO', 'JELLO') WHERE run = 1", "the entry of step '0' is"),
+        ("UPDATE journal SET at = at + 1 WHERE run = 1 AND path = '1'", "the entry of step '1' is damaged"),
+        ("UPDATE journal SET path = '7' WHERE run = 1 AND path = '1'", "the entry of step '7' is damaged"),
+        ("DELETE FROM journal WHERE run = 1 AND path = '0'", "it has 1 entries, and 2 were written"),
+        ("UPDATE runs SET total_cost = '1' WHERE id = 1", "its record is damaged"),
+        ("UPDATE runs SET total_cost = 'much' WHERE id = 1", "its record is damaged"),
+        ("UPDATE runs SET status = 'failed' WHERE id = 1", "its record is damaged"),
+        ("UPDATE starts SET start = '{}' WHERE run = 1", "its record is damaged"),
+        ("DELETE FROM starts WHERE run = 1", "its record is damaged"),
+        ("UPDATE runs SET head = head + 1 WHERE id = 1", "its entries are not those that were written"),
+        ("UPDATE runs SET owner = 'nobody' WHERE id = 1", "its owner is 'nobody', which is none"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_run(change: str, found: str, capsys: Captured) -> None:
+    """The damage and the run are named, the other run is not, and the command ends with 1."""
+    changed(lambda connection: connection.execute(change))
+
+    ended = doctor(capsys)
+
+    assert ended.code == ExitCode.FAILED
+    assert f"damage: run 'first': {found}" in ended.out
+    assert "'second'" not in ended.out
+    assert ended.out.splitlines()[-1].startswith("runs.db is damaged, ")
+
+
+def test_a_document_lists_what_was_found(capsys: Captured) -> None:
+    """Each finding has its run."""
+    changed(lambda connection: connection.execute("DELETE FROM journal WHERE run = 2"))
+
+    found = json.loads(doctor(capsys, "--json").out)
+
+    assert (found["is_healthy"], found["runs"], found["entries"]) == (False, 2, 2)
+    assert {finding["run_id"] for finding in found["findings"]} == {"second"}
+
+
+def test_an_entry_of_no_run_is_found(capsys: Captured) -> None:
+    """Entries whose run is lost are damage of the file."""
+    changed(lambda connection: connection.execute("DELETE FROM runs WHERE id = 1"))
+
+    assert "damage: there are entries of run number 1, which is not there" in doctor(capsys).out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("owner", "lease_s", "note"),
+    [
+        (Owner(pid=2**22 + 1, started="1"), 100.0, "which is dead; it can be resumed"),
+        (Owner(host="elsewhere", pid=7), -100.0, "the lease of process 7 on host elsewhere has run out"),
+        (Owner(host="elsewhere", pid=7), 100.0, "it belongs to process 7 on host elsewhere, whose lease holds"),
+    ],
+    ids=["dead", "expired", "held"],
+)
+def test_owners_are_worth_a_note(owner: Owner, lease_s: float, note: str, capsys: Captured) -> None:
+    """Who owns a run is said, and is no damage."""
+    changed(
+        lambda connection: connection.execute(
+            "UPDATE runs SET owner = ?, lease_until = unixepoch() + ? WHERE id = 1", (owner.text, lease_s)
+        )
+    )
+
+    ended = doctor(capsys)
+
+    assert ended.code == ExitCode.SUCCESS
+    assert note in ended.out.splitlines()[0]
+    assert ended.out.startswith("note: run 'first': ")
+
+
+@pytest.mark.parametrize("place", [0, 40, 100, 4096])
+def test_a_file_that_is_overwritten_is_damaged(place: int, database: Path, capsys: Captured) -> None:
+    """Whatever part of the file is lost, the command says so in lines of its own."""
+    content = bytearray(database.read_bytes())
+    content[place : place + 60] = b"\xa5" * 60
+    database.write_bytes(content)
+
+    ended = doctor(capsys)
+
+    assert ended.code == ExitCode.FAILED
+    assert ended.out.startswith("damage: ") or ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err
+
+
+def test_a_newer_schema_is_refused(capsys: Captured) -> None:
+    """A database of a newer flujo is left alone."""
+    changed(lambda connection: connection.execute("PRAGMA user_version = 99"))
+
+    ended = doctor(capsys)
+
+    assert ended.code == ExitCode.FAILED
+    assert "has schema 99" in ended.error
+
+
+def test_what_is_no_database_of_runs_is_refused(capsys: Captured) -> None:
+    """Another program's database and a file that is not there are named."""
+    connection = sqlite3.connect("other.db")
+    connection.execute("CREATE TABLE other (id INTEGER)")
+    connection.close()
+
+    assert flujo(capsys, "doctor", "--state-db", "other.db").error == "other.db is no database of runs"
+    assert flujo(capsys, "doctor", "--state-db", "absent.db").code == ExitCode.WRONG_USAGE
+
+
+def test_every_flipped_bit_of_an_entry_is_found(database: Path) -> None:
+    """Whichever bit of a payload flips, the run is named, and the store refuses it and opens the other."""
+    with sqlite3.connect(database) as connection:
+        (payload,) = connection.execute("SELECT payload FROM journal WHERE run = 1 AND path = '0'").fetchone()
+    connection.close()
+    for position in range(0, len(payload), 7):
+        flipped = payload[:position] + chr(ord(payload[position]) ^ 1) + payload[position + 1 :]
+        changed(
+            lambda connection, text=flipped: connection.execute(  # type: ignore[misc]  # its default is its own
+                "UPDATE journal SET payload = ? WHERE run = 1 AND path = '0'", (text,)
+            )
+        )
+
+        assert {finding.run_id for finding in check_database(database).findings} == {"first"}
+
+    runner = Flujo(PIPELINE, state_backend=SQLiteBackend(database))
+    assert runner.run("hello", run_id="second").output == "HELLO"
+    with pytest.raises(StateCorruptedError):
+        runner.run("hello", run_id="first")
