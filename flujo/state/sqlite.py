@@ -42,7 +42,8 @@ T = TypeVar("T")
 APPLICATION_ID = 0x464C554A  # "FLUJ"
 _BUSY_S = 60.0  # how long one process waits for another's commit
 _SYNCHRONOUS: dict[Durability, str] = {"full": "FULL", "fast": "NORMAL", "exit": "FULL"}
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NO_TEXT = 0  # Python's own error for what should be text, and cannot be decoded
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, _NO_TEXT)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _RETRY_S = 0.01
 _AFTER_ALL = "\x7f"  # paths are ASCII, and escape this
@@ -280,7 +281,7 @@ class SQLiteBackend:
     def _clear_error(self, run_id: str | None, error: Exception) -> StateError:
         """Return an error that names the run and the file."""
         which = "the runs" if run_id is None else f"run {run_id!r}"
-        if isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED:
+        if isinstance(error, UnicodeError) or (isinstance(error, sqlite3.DatabaseError) and _code(error) in _DAMAGED):
             return StateCorruptedError(f"{which} in {self.path}: {error}", run_id=run_id)
         why = error.strerror if isinstance(error, OSError) else str(error)
         if self.path.is_dir():
@@ -290,8 +291,11 @@ class SQLiteBackend:
         return StateError(f"{which} could not be stored in or read from {self.path}: {why}")
 
 
-_FAILURES = (sqlite3.Error, OSError, OverflowError)
-"""What goes wrong with files and databases; the last one is a number of tokens beyond 63 bits."""
+_FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeError)
+"""What goes wrong with files and databases.
+
+The last ones are a number of tokens beyond 63 bits, and an error of SQLite's that quotes damaged text.
+"""
 
 
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
@@ -324,8 +328,8 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Return the kind of an error, without what SQLite adds to it; 0 for one of Python's own."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+    """Return the kind of an error, without what SQLite adds to it; `_NO_TEXT` if it is one of Python's own."""
+    return getattr(error, "sqlite_errorcode", _NO_TEXT) & 0xFF
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
