@@ -16,9 +16,11 @@ from flujo.application.core.outcome import pipeline_result
 from flujo.application.core.pausing import remember
 from flujo.application.resuming import accepted_answer, asked_step
 from flujo.domain.models import HumanInteraction, RefinementCheck, StepPath
-from flujo.domain.pipeline import Pipeline
+from flujo.domain.pipeline import Pipeline, SubPipelineStep
 from flujo.domain.policies import ValidationResult
 from flujo.domain.results import PipelineResult, RunStatus, Waiting
+from flujo.domain.step import AgentStep
+from flujo.domain.type_compatibility import type_name
 from flujo.exceptions import AnswerRejectedError, SerializationError, StateCorruptedError, StateError
 from flujo.state.backend import StateBackend
 from flujo.state.ownership import Owner
@@ -28,6 +30,7 @@ from flujo.steps.sub_pipeline import SubPipelineCheckpoint
 from flujo.utils.clock import Clock
 from flujo.utils.codec import Codec, to_json_text
 from flujo.utils.declared_types import DeclaredTypes
+from flujo.utils.storable_types import unstorable_class
 
 _log = logging.getLogger("flujo.state")
 
@@ -77,8 +80,20 @@ class StoredRuns:
         self._pipeline = pipeline
         self._name, self._version, self._clock = name, version, clock
         self._origin = {} if origin is None else {"origin": origin}
+        self._context_model = context_model
+        self._is_checked = False
         self._codec = Codec(DeclaredTypes(_declared(pipeline, context_model)))
         self._fingerprints = Fingerprints(pipeline)
+
+    def check(self) -> None:
+        """Check, until it holds, that values of all declared types can be stored.
+
+        Raises:
+            SerializationError: A step, a question or the context declares a type whose values never can be.
+        """
+        if not self._is_checked:
+            _check_declared(self._pipeline, self._context_model)
+            self._is_checked = True
 
     @asynccontextmanager
     async def begun(self, run_id: str, data: Any, context: BaseModel) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
@@ -89,6 +104,7 @@ class StoredRuns:
             RunOwnedError: Another process runs it.
             StateError: It cannot be stored, is damaged, or is of another pipeline.
         """
+        self.check()
         now = self._clock.now()
         start = to_json_text(
             {
@@ -115,6 +131,7 @@ class StoredRuns:
     @asynccontextmanager
     async def found(self, run_id: str, *, allow_changes: bool) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
         """Go on with a run; raises what `begun` does, and `RunNotFoundError` if there is none."""
+        self.check()
         async with self._owner_of(run_id) as owner:
             yield self._opened(await self.backend.claim(run_id, owner), owner, allow_changes=allow_changes)
 
@@ -238,3 +255,32 @@ def _declared(pipeline: Pipeline[Any, Any], context_model: type[BaseModel]) -> I
         yield from (step.input_type, step.output_type)
         if isinstance(step, HumanInTheLoopStep):
             yield step.input_schema
+        if isinstance(step, SubPipelineStep):
+            yield step.context_model
+
+
+def _check_declared(pipeline: Pipeline[Any, Any], context_model: type[BaseModel]) -> None:
+    """Raise if values of a type that a pipeline declares can never be stored; nothing has been spent yet."""
+    _check_fields("the context", context_model)
+    for step in pipeline.walk():
+        is_processed = isinstance(step, AgentStep) and step.processors.output_processors  # which may give anything
+        if not is_processed and not any(step.children()):  # or else its output is made of theirs
+            _refuse_unstorable(f"{step.describe()} gives", step.output_type)
+        if isinstance(step, SubPipelineStep):
+            _check_fields(f"the context of {step.describe()}", step.context_model)
+
+
+def _check_fields(what: str, model: type | None) -> None:
+    if model is not None and issubclass(model, BaseModel):
+        for name, field in model.model_fields.items():
+            _refuse_unstorable(f"{what} has the field {name!r} of the type", field.annotation)
+
+
+def _refuse_unstorable(what: str, declared: Any) -> None:
+    cls = unstorable_class(declared)
+    if cls is not None:
+        name = cls.__qualname__
+        raise SerializationError(
+            f"{what} {type_name(declared)}, but flujo cannot store {name}; "
+            f"call register_custom_serializer({name}, ...) and register_custom_deserializer({name}, ...)"
+        )

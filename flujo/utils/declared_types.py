@@ -133,7 +133,7 @@ def _parts_of(annotation: Any) -> Iterable[Any]:
     if origin is not None:
         return [origin, *itertools.chain.from_iterable(map(_listed, arguments))]
     if _is_class(annotation) and (_declares(annotation) or is_typeddict(annotation)):
-        return _fields_of(annotation)
+        return fields_of(annotation)
     return ()
 
 
@@ -142,7 +142,8 @@ def _listed(argument: Any) -> list[Any]:
     return argument if is_list(argument) else [argument]
 
 
-def _fields_of(cls: type) -> Iterable[Any]:
+def fields_of(cls: type) -> Iterable[Any]:
+    """Return the declared types of the fields of a model, dataclass, named tuple or TypedDict."""
     if issubclass(cls, BaseModel):
         return [
             *(field.annotation for field in cls.model_fields.values()),
