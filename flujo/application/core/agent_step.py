@@ -4,8 +4,7 @@ import asyncio
 import copy
 import inspect
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MethodType
 from typing import Any
@@ -17,7 +16,7 @@ from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.judgement import Verdict, judge, process
-from flujo.application.core.outcome import describe_error, error_message
+from flujo.application.core.outcome import describe_error, error_message, keep_output
 from flujo.application.core.pausing import Question, take_answer, wait_for_person
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer, has_feedback_field
@@ -33,7 +32,7 @@ from flujo.exceptions import (
     PausedException,
     PipelineAbortSignal,
 )
-from flujo.utils.narrowing import is_dict, is_mapping
+from flujo.utils.narrowing import is_dict
 
 _log = logging.getLogger("flujo.steps")
 
@@ -254,24 +253,10 @@ async def _keep(step: AgentStep[Any, Any], frame: ExecutionFrame[Any], result: S
     """Merge an accepted output into the context; a step still waiting for its output is left alone."""
     if result.status != "completed":
         return result
-    try:
-        update_context(frame.context, _context_changes(step, result.output))
-    except ContextUpdateError as error:
-        result.status, result.feedback = "failed", str(error)
+    keep_output(step, frame.context, result)
+    if not result.success:
         await _tell_failure_handlers(step)
     return result
-
-
-def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any]:
-    if is_mapping(output):
-        return output
-    if isinstance(output, BaseModel):
-        return {**{name: getattr(output, name) for name in type(output).model_fields}, **(output.model_extra or {})}
-    if is_dataclass(output) and not isinstance(output, type):
-        return {each.name: getattr(output, each.name) for each in fields(output)}
-    raise ContextUpdateError(
-        f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict, a model or a dataclass"
-    )
 
 
 async def _tell_failure_handlers(step: AgentStep[Any, Any]) -> None:

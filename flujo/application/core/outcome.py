@@ -1,13 +1,18 @@
-"""What a step that is made of steps came to."""
+"""What a step came to: of its children, of an error, of its output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.pipeline import Pipeline
 from flujo.domain.results import PipelineResult, RunStatus, StepResult, StepStatus, Waiting, total_usage
+from flujo.domain.step import AgentStep
+from flujo.exceptions import ContextUpdateError
+from flujo.utils.narrowing import is_mapping
 
 
 def conclude(
@@ -92,6 +97,26 @@ def error_message(error: BaseException) -> str:
         return " ".join(str(error).split())
     except Exception as unprintable:  # the exception is of the user's
         return f"its message cannot be shown ({type(unprintable).__name__})"
+
+
+def keep_output(step: AgentStep[Any, Any], context: BaseModel, result: StepResult) -> None:
+    """Merge the output of a step into a context; what does not fit fails the result and changes nothing."""
+    try:
+        update_context(context, _context_changes(step, result.output))
+    except ContextUpdateError as error:
+        result.status, result.feedback = "failed", error_message(error)
+
+
+def _context_changes(step: AgentStep[Any, Any], output: Any) -> Mapping[str, Any]:
+    if is_mapping(output):
+        return output
+    if isinstance(output, BaseModel):
+        return {**{name: getattr(output, name) for name in type(output).model_fields}, **(output.model_extra or {})}
+    if is_dataclass(output) and not isinstance(output, type):
+        return {each.name: getattr(output, each.name) for each in fields(output)}
+    raise ContextUpdateError(
+        f"step {step.name!r} updates the context, but gave {type(output).__name__}; give a dict, a model or a dataclass"
+    )
 
 
 def pipeline_result(

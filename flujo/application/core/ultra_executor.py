@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import DurableRun, ExecutionFrame
-from flujo.application.core.outcome import conclude, describe_error, leave_unfinished
+from flujo.application.core.outcome import conclude, describe_error, keep_output, leave_unfinished
 from flujo.application.core.pausing import Question
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import StepPath, UsageLimits
@@ -233,7 +233,10 @@ class ExecutorCore:
             raise
         if rescue.status == "paused":
             frame.save(FellBack(primary))
-        return _rescued(step, primary, rescue)
+        result = _rescued(step, primary, rescue)
+        if result.success and isinstance(step, AgentStep) and _misses_update(step, step.fallback_step):
+            keep_output(step, frame.context, result)
+        return result
 
 
 async def _keep_spent(path: StepPath, spent: StepResult, durable: DurableRun, mistake: Exception) -> None:
@@ -287,6 +290,18 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
 
 async def _tell_before(frame: ExecutionFrame[Any]) -> None:
     """Tell the hooks that a step starts."""
+def _misses_update(step: BaseStep[Any, Any], fallback: BaseStep[Any, Any]) -> bool:
+    """Return whether what the fallback gave belongs into the context by the step's word, and is not there yet."""
+    return _updates_context(step) and not _updates_context(fallback)
+
+
+def _updates_context(step: BaseStep[Any, Any]) -> bool:
+    """Return whether the output of a step is merged into the context where it is made."""
+    if isinstance(step, Pipeline):
+        return _updates_context(step.steps[-1])
+    return isinstance(step, AgentStep) and step.updates_context
+
+
     scope = frame.scope
     if scope.hooks is None or isinstance(frame.step, Pipeline):
         return

@@ -193,12 +193,13 @@ async def test_a_fallback_of_the_last_step_streams() -> None:
     assert (chunks, result.output) == (["lost", "saved"], "saved")
 
 
-async def test_only_the_rescued_output_updates_the_context() -> None:
-    """The fallback merges its output by its own `updates_context`."""
-    step = _fails(updates_context=True).fallback(Step("rescue", StubAgent([{"scratchpad": {"a": 1}}])))
+async def test_a_fallback_may_update_the_context_on_its_own() -> None:
+    """It merges its output by its own `updates_context`, whatever the primary does with an output."""
+    rescue = Step("rescue", StubAgent([{"scratchpad": {"a": 1}}]), updates_context=True)
+    step = _fails().fallback(rescue)
 
     result = await Flujo(step).run_async("go")
 
     context: Any = result.final_pipeline_context
     assert result.success
-    assert context.scratchpad == {}
+    assert context.scratchpad == {"a": 1}
