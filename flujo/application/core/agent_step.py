@@ -24,6 +24,7 @@ from flujo.domain.money import ZERO, add_usd
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
+    ConfigurationError,
     ContextUpdateError,
     FlujoError,
     InfiniteRedirectError,
@@ -205,7 +206,10 @@ def _redirect(step: AgentStep[Any, Any], turn: _Turn, agent: Any) -> None:
     if any(agent is earlier or _is_same_method(agent, earlier) for earlier in turn.had_turns):
         raise InfiniteRedirectError(f"step {step.name!r}: a plugin redirects to {agent!r}, which already had its turn")
     turn.had_turns.append(agent)
-    turn.call = AgentCall.of(agent, step.name)
+    try:
+        turn.call = AgentCall.of(agent, step.name)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} (a plugin redirects to it; give redirect_to an agent)") from None
 
 
 def _is_same_method(agent: Any, earlier: Any) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flujo import AgentProcessors, BaseValidator, ConfigurationError, Flujo, Step, ValidationResult
+from flujo import AgentProcessors, BaseValidator, ConfigurationError, Flujo, PluginOutcome, Step, ValidationResult
 from flujo import validator as as_validator
-from flujo.testing import StubAgent
+from flujo.testing import DummyPlugin, StubAgent
 from tests.application.core.agent_answers import Paid
 
 
@@ -193,3 +193,21 @@ async def test_a_prompt_processor_that_fails_is_told_to_the_failure_handlers() -
     result = await Flujo(step).run_async("go")
 
     assert (result.step_history[0].attempts, agent.call_count, told) == (0, 0, ["told"])
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        (Step("other", StubAgent(["x"])), "step 'ask': the agent is the step 'other'"),
+        (5, "step 'ask': 5 is not an agent"),
+    ],
+)
+async def test_a_redirection_to_what_is_no_agent_is_a_mistake(target: Any, complaint: str) -> None:
+    """The run raises, and says that a plugin redirects there."""
+    plugin = DummyPlugin([PluginOutcome(success=False, redirect_to=target)])
+    step = Step("ask", StubAgent(["x"]), plugins=[(plugin, 1)])
+
+    with pytest.raises(ConfigurationError, match=r"\(a plugin redirects to it; give redirect_to an agent\)") as raised:
+        await Flujo(step).run_async("go")
+
+    assert complaint in str(raised.value)
