@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from flujo.cli.exit_codes import WrongUsageError
 from flujo.cli.lens_documents import run_document, runs_document, stats_document, trace_document
 from flujo.cli.lens_stats import measured
-from flujo.cli.lens_tables import run_header, runs_table, stats_tables, steps_table, trace_table
+from flujo.cli.lens_tables import run_header, runs_lines, stats_tables, steps_table, trace_table
 from flujo.cli.parameters import Count, FreeText
 from flujo.cli.stored_steps import stored_steps, waiting_steps
 from flujo.cli.stores import closed_at_end, existing_database, resume_command, stored_record
@@ -65,8 +65,8 @@ def list_runs(
     if not shown:
         say("no runs are stored here" if query == RunQuery(limit=limit + 1) else "no such runs are stored here")
         return
-    console = _console()
-    console.print(runs_table(shown, now=datetime.now(UTC), console=console))
+    lines = runs_lines(shown, now=datetime.now(UTC), console=_console())
+    ResultStream(sys.stdout).write("".join(f"{line}\n" for line in lines))
     if is_more:
         say(f"the newest {limit}; --limit shows more")
 
@@ -151,7 +151,9 @@ def stats(
         say("no such runs are stored here")
         return
     console = _console()
-    for table in stats_tables(pipelines, width=console.width):
+    for number, table in enumerate(stats_tables(pipelines, width=console.width)):
+        if number:
+            console.print()
         console.print(table)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Literal
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +22,21 @@ from flujo.state.records import RunRecord
 
 _MOST_CHILDREN = 20
 _ID_CHARACTERS = 12
+_FRESH_ID_CHARACTERS = 32
+_FEWEST_COLUMNS = 3
+_FIRST_NUMBER = 4
+_FEWEST_CHARACTERS = 8
+_NARROW = 72
+_GAP = 2
 _LONG_AGO_S = 14 * 86400
-_STYLES = {**STATUS_STYLES, "waiting": "cyan", "answered": "cyan", "unfinished": "yellow", "running": "blue"}
+_STYLES = {
+    **STATUS_STYLES,
+    "waiting": "cyan",
+    "answered": "cyan",
+    "unfinished": "yellow",
+    "running": "blue",
+    "damaged": "bold red",
+}
 
 
 def _styled(status: str) -> Text:
@@ -39,30 +54,65 @@ def ago(moment: datetime, now: datetime) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def _table(width: int, *columns: tuple[str, bool]) -> Table:
-    """Return an empty table; columns are names, and whether they are numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", width=None)
-    for name, is_number in columns:
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+def _table(names: Sequence[str], rows: Sequence[Sequence[Text]], *, cut: int, width: int) -> Table:
+    """Return a table in which all columns but the one that is cut, where there is no room, are numbers."""
+    widths = [max(len(name), *(row[number].cell_len for row in rows)) for number, name in enumerate(names)]
+    room = width - sum(widths) + widths[cut] - _GAP * len(names)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for number, name in enumerate(names):
+        justify: Literal["left", "right"] = "left" if number == cut else "right"
+        most = max(1, room) if number == cut else None
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def runs_table(records: Sequence[RunRecord], *, now: datetime, console: Console) -> Table:
-    """Return runs as a table; on a terminal identities are cut to what is enough to name a run."""
-    is_narrow = console.width < 60
-    table = _table(console.width, ("Run", False), ("Pipeline", False), ("Status", False), ("Changed", False))
-    if not is_narrow:
-        table.add_column("Cost", justify="right", no_wrap=True)
-        table.add_column("Tokens", justify="right", no_wrap=True)
+def runs_lines(records: Sequence[RunRecord], *, now: datetime, console: Console) -> Iterator[str]:
+    """Yield the lines of a table of runs, of which there may be many thousands.
+
+    On a terminal identities are cut to what is enough to name a run; on a narrow one, the least important columns are
+    left out, and what is still too long is cut.
+    """
+    rows = [("Run", "Pipeline", "Status", "Changed", "Cost", "Tokens")]
     for record in records:
-        is_fresh_id = len(record.run_id) == 32 and record.run_id.isalnum()
-        identity = record.run_id[:_ID_CHARACTERS] if console.is_terminal and is_fresh_id else record.run_id
-        status = _styled(record.status) if record.is_intact() else Text("damaged", style="bold red")
-        cells = [Text(identity), Text(record.pipeline_name), status, Text(ago(record.updated_at, now))]
-        if not is_narrow:
-            cells += [Text(format_usd(record.total_cost)), Text(f"{record.total_tokens:,}")]
-        table.add_row(*cells)
-    return table
+        is_fresh_id = len(record.run_id) == _FRESH_ID_CHARACTERS and record.run_id.isalnum()
+        rows.append(
+            (
+                one_line(record.run_id[:_ID_CHARACTERS] if console.is_terminal and is_fresh_id else record.run_id),
+                one_line(record.pipeline_name),
+                record.status if record.is_intact() else "damaged",
+                ago(record.updated_at, now),
+                format_usd(record.total_cost),
+                f"{record.total_tokens:,}",
+            )
+        )
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    while len(widths) > _FEWEST_COLUMNS and sum(widths) + 2 * (len(widths) - 1) > console.width:
+        widths.pop()
+    for cut in (1, 0):
+        excess = sum(widths) + 2 * (len(widths) - 1) - console.width
+        widths[cut] = max(min(widths[cut], _FEWEST_CHARACTERS), widths[cut] - max(0, excess))
+    statuses = {status: _drawn(_styled(status), console) for status in {row[2] for row in rows}}
+    for row in rows:
+        cells = [
+            f"{_cut(cell, width):>{width}}" if number >= _FIRST_NUMBER else set_cell_size(_cut(cell, width), width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        cells[2] = statuses[row[2]] + " " * (widths[2] - len(row[2]))
+        yield "  ".join(cells).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    """Return text that is no wider than this."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _drawn(text: Text, console: Console) -> str:
+    """Return text with its style as a terminal takes it."""
+    with console.capture() as captured:
+        console.print(text, end="")
+    return captured.get()
 
 
 def run_header(record: RunRecord, *, now: datetime) -> Text:
@@ -132,10 +182,12 @@ def _title(step: StoredStep, label: str) -> Text:
 def trace_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int) -> Table:
     """Return a run as a timeline."""
     began = record.created_at.timestamp()
-    table = _table(width, ("At", True), ("Event", False), ("Took", True), ("Cost", True))
-    for event in events(record, steps):
-        table.add_row(f"+{duration(max(0.0, event.at - began))}", *_event_cells(event, record))
-    return table
+    rows = [
+        [Text(f"+{duration(max(0.0, event.at - began))}"), *_event_cells(event, record)]
+        for event in events(record, steps)
+    ]
+    shown = 4 if width >= _NARROW else 2
+    return _table(["At", "Event", "Took", "Cost"][:shown], [row[:shown] for row in rows], cut=1, width=width)
 
 
 def _event_cells(event: Event, record: RunRecord) -> Iterator[Text]:
@@ -164,23 +216,16 @@ def stats_tables(pipelines: Sequence[MeasuredPipeline], *, width: int) -> Iterat
     yield _measured_table("Pipeline", "Runs", [each.runs for each in pipelines], width)
     for each in pipelines:
         if each.steps:
-            yield Table(box=None)
             yield _measured_table(f"Steps of {each.runs.name}", "Count", list(each.steps.values()), width)
 
 
-def _measured_table(title: str, noun: str, rows: Sequence[Measured], width: int) -> Table:
-    is_narrow = width < 72
-    table = _table(width, (title, False), (noun, True), ("Completed", True), ("Cost", True))
-    if not is_narrow:
-        table.add_column("Tokens", justify="right", no_wrap=True)
-        for percent in PERCENTS:
-            table.add_column(f"p{percent}", justify="right", no_wrap=True)
-    for row in rows:
-        cells = [row.name, f"{row.count:,}", f"{row.statuses['completed']:,}", format_usd(row.cost)]
-        if not is_narrow:
-            cells.append(f"{row.tokens:,}")
-            for percent in PERCENTS:
-                took_s = row.percentile_s(percent)
-                cells.append("" if took_s is None else duration(took_s))
-        table.add_row(*map(Text, cells))
-    return table
+def _measured_table(title: str, noun: str, measures: Sequence[Measured], width: int) -> Table:
+    rows: list[list[Text]] = []
+    for each in measures:
+        cells = [each.name, f"{each.count:,}", f"{each.statuses['completed']:,}", format_usd(each.cost)]
+        percentiles = [each.percentile_s(percent) for percent in PERCENTS]
+        cells += [f"{each.tokens:,}", *("" if took_s is None else duration(took_s) for took_s in percentiles)]
+        rows.append([Text(cell) for cell in cells])
+    names = [title, noun, "Completed", "Cost", "Tokens", *(f"p{percent}" for percent in PERCENTS)]
+    shown = len(names) if width >= _NARROW else 4
+    return _table(names[:shown], [row[:shown] for row in rows], cut=0, width=width)

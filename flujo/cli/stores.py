@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flujo.cli.exit_codes import WrongUsageError
 from flujo.cli.settings import RunSettings, project_folder, read_run_settings
-from flujo.exceptions import StateError
+from flujo.exceptions import RunNotFoundError, StateError
 from flujo.state.backend import StateBackend
 from flujo.state.records import RunQuery, RunRecord
 from flujo.state.sqlite import SQLiteBackend
@@ -76,9 +76,9 @@ def stored_record(store: StateBackend, given: str) -> RunRecord:
     Raises:
         WrongUsageError: There is no such run, or there are several.
     """
+    with suppress(RunNotFoundError):
+        return asyncio.run(store.load(given)).record
     records = {record.run_id: record for record in asyncio.run(store.list_runs(RunQuery()))}
-    if (exact := records.get(given)) is not None:
-        return exact
     matching = [identity for identity in records if given and identity.startswith(given)]
     if not matching:
         raise WrongUsageError(f"no run {given!r} is stored here; flujo lens list shows those that are")

@@ -201,7 +201,7 @@ def test_a_long_list_is_one_query(capsys: Captured, monkeypatch: pytest.MonkeyPa
     connect = sqlite3.connect
 
     def watched(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
+        connection: sqlite3.Connection = connect(*arguments, **options)
         connection.set_trace_callback(statements.append)
         return connection
 
