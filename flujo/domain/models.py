@@ -169,8 +169,8 @@ class MergeStrategy(Enum):
     MERGE_SCRATCHPAD = "merge_scratchpad"
     """Only the scratchpad comes back, key by key; a key that two branches set differently fails the step."""
     CONTEXT_UPDATE = "context_update"
-    """Changed fields come back, validated: dicts merge key by key, lists get what each branch appended,
-    for anything else the later branch wins."""
+    """Changed fields come back, validated: dicts merge key by key, lists get what each branch appended;
+    anything else counts as a whole (scalars, lists changed otherwise than by appending), and the later branch wins."""
     ERROR_ON_CONFLICT = "error_on_conflict"
     """Changed fields come back, the scratchpad key by key; two branches that changed one field or one key
     differently fail the step."""

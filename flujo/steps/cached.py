@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from flujo.application.core.branches import OWNED_BY_THE_RUN
-from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, copy_value, update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with
 from flujo.application.core.ultra_executor import ExecutorCore

@@ -287,7 +287,8 @@ class Step(AgentStep[InT, OutT]):
             merge_strategy: How the contexts of the branches come back; or `(context, {branch: context})`,
                 which changes the context it is given.
             on_branch_failure: What a failed branch means.
-            field_mapping: The context fields that the named branches may bring back.
+            field_mapping: The context fields that the named branches may bring back; a merge function finds
+                the other fields of these branches as they were before.
             max_concurrency: The most branches that run at once; all by default.
             usage_limits: What each execution of the step may use.
         """

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.branches import OWNED_BY_THE_RUN
-from flujo.application.core.context import changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, copy_value, update_context
 from flujo.application.core.frame import ContextFactory, DurableRun, ExecutionFrame, RunScope
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import blame, conclude, pipeline_result

@@ -36,18 +36,21 @@ def merge(context: Context, branches: Mapping[str, Context], fanout: Fanout) -> 
     Raises:
         MergeConflictError: The strategy allows no conflict, and there is one; the context is as it was.
     """
-    if fanout.merge == "custom":
-        custom_merge(context, branches)
-        return
-    allowed = dict(fanout.mapping or ())
+    included, mapped = set(FIELDS if fanout.include is None else fanout.include), dict(fanout.mapping or ())
+    allowed = {branch: included & set(mapped.get(branch, FIELDS)) for branch in branches}
     base = copy.deepcopy(context)
+    if fanout.merge == "custom":
+        shown = {
+            branch: {name: after[name] if name in allowed[branch] else base[name] for name in FIELDS}
+            for branch, after in branches.items()
+        }
+        custom_merge(context, shown)
+        return
     merged = copy.deepcopy(context)
     brought: dict[str, Any] = {}
     for branch, after in branches.items():
         for name in FIELDS:
-            if fanout.include is not None and name not in fanout.include:
-                continue
-            if name not in allowed.get(branch, FIELDS) or after[name] == base[name]:
+            if name not in allowed[branch] or after[name] == base[name]:
                 continue
             _bring(fanout.merge, name, base, merged, copy.deepcopy(after[name]), brought)
     context.update(merged)

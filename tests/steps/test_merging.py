@@ -2,12 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from flujo import BranchFailureStrategy, ConfigurationError, Flujo, MergeStrategy, PipelineContext, PipelineResult, Step
+from flujo import (
+    BranchFailureStrategy,
+    ConfigurationError,
+    Flujo,
+    HumanInteraction,
+    MergeStrategy,
+    PipelineContext,
+    PipelineResult,
+    Step,
+)
 from tests.steps.workflows import CENT, Notes, failing, paid, setting
 
 Kind = Literal["parallel", "map", "router"]
@@ -44,6 +54,10 @@ def _run(kind: Kind, changes: Sequence[Change], merge: Any, start: dict[str, Any
     }
     flujo = Flujo(steps[kind](), context_model=Notes, initial_context_data=start)
     return flujo.run(list(range(len(changes))))
+
+
+def _context(result: PipelineResult[Any]) -> Any:
+    return result.final_pipeline_context
 
 
 def _set(**fields: Any) -> Change:
@@ -164,6 +178,81 @@ def _map_of(items: int) -> PipelineResult[Any]:
 
     step = Step.map_over("m", Step("tag", tag), merge_strategy=MergeStrategy.CONTEXT_UPDATE)
     return Flujo(step, context_model=Notes).run(list(range(items)))
+
+
+def test_a_merge_function_finds_what_is_not_mapped_as_it_was() -> None:
+    """It cannot bring back what the branch may not, nor write to the context through it."""
+
+    def merge(context: Notes, branches: dict[str, Notes]) -> None:
+        branches["a"].table["from"] = "merge"
+        context.count = branches["a"].count
+        context.tags = [*branches["a"].tags, *branches["b"].tags]
+
+    step = Step.parallel(
+        "s",
+        {"a": setting("a", count=1, tags=["a"], table={"a": 1}), "b": setting("b", tags=["b"])},
+        merge_strategy=merge,
+        field_mapping={"a": ["count"]},
+    )
+
+    context: Any = Flujo(step, context_model=Notes).run(0).final_pipeline_context
+
+    assert (context.count, context.tags, context.table) == (1, ["b"], {})
+
+
+def test_a_merge_function_finds_no_extra_field_that_is_not_mapped() -> None:
+    """A field that only the branch has does not exist for it."""
+
+    class Open(PipelineContext):
+        model_config = ConfigDict(extra="allow")
+
+    found: list[dict[str, Any]] = []
+
+    def merge(context: Open, branches: dict[str, Open]) -> None:
+        found.append(dict(branches["a"].model_extra or {}))
+
+    step = Step.parallel("s", {"a": setting("a", mine=1, other=2)}, merge_strategy=merge, field_mapping={"a": ["mine"]})
+
+    Flujo(step, context_model=Open).run(0)
+
+    assert found == [{"mine": 1}]
+
+
+_KEPT: list[tuple[str, list[Change], list[str]]] = [
+    ("both append", [lambda c: c.tags.append("x"), lambda c: c.tags.append("y")], ["a", "b", "c", "x", "y"]),
+    ("both remove", [lambda c: c.tags.remove("a"), lambda c: c.tags.remove("c")], ["a", "b"]),
+    ("both insert", [lambda c: c.tags.insert(0, "x"), lambda c: c.tags.insert(0, "y")], ["y", "a", "b", "c"]),
+    ("append, remove", [lambda c: c.tags.append("x"), lambda c: c.tags.remove("a")], ["b", "c"]),
+    ("remove, append", [lambda c: c.tags.remove("a"), lambda c: c.tags.append("x")], ["b", "c", "x"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "tags"), [case[1:] for case in _KEPT], ids=[case[0] for case in _KEPT])
+def test_a_list_that_is_not_appended_to_counts_as_a_whole(changes: list[Change], tags: list[str]) -> None:
+    """Under CONTEXT_UPDATE lists get what each branch appended; changed otherwise, the later branch's list wins."""
+    result = _run("parallel", changes, MergeStrategy.CONTEXT_UPDATE, {"tags": ["a", "b", "c"]})
+
+    assert _context(result).tags == tags
+
+
+@pytest.mark.parametrize(("field", "value"), [("run_id", "mine"), ("initial_prompt", "hello"), ("hitl_history", [])])
+def test_no_step_updates_what_belongs_to_the_run(field: str, value: Any) -> None:
+    """The step fails and names the field; giving back what is there is no update."""
+
+    def update(data: Any, context: Any) -> Any:
+        return {field: value if data == "other" else getattr(context, field), "count": 1}
+
+    flujo = Flujo(Step("update", update, updates_context=True), context_model=Notes)
+    said = HumanInteraction(message_to_human="?", human_response=1, timestamp=datetime.now(UTC))
+    start = {"hitl_history": [said]}
+    refused = flujo.run("other", initial_context_data=start)
+    same = flujo.run("same", initial_context_data=start)
+
+    assert (refused.success, _context(refused).count) == (False, 0)
+    assert refused.step_history[0].feedback == (
+        f"Notes keeps {field!r} for the run, and no step changes it; use another field"
+    )
+    assert (same.success, _context(same).count) == (True, 1)
 
 
 def test_field_mapping_limits_what_a_branch_brings_back() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import copy_context, copy_value, merge_branches
+from flujo.application.core.context import OWNED_BY_THE_RUN, copy_context, copy_value, merge_branches
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import blame, conclude, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -18,9 +18,6 @@ from flujo.domain.results import StepResult
 from flujo.exceptions import FlujoError
 
 MergeFunction = Callable[[Any, dict[str, Any]], object]
-
-OWNED_BY_THE_RUN = frozenset({"run_id", "initial_prompt", "hitl_history"})
-"""Context fields that the engine keeps itself, so that no branch brings them back."""
 
 _MOST_BLAMED = 3  # failed branches that the step's feedback tells of
 

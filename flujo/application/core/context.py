@@ -55,6 +55,9 @@ _IMMUTABLE: frozenset[type] = _COMPARED_BY_EQ | {
 }
 """Types whose values every copy shares; what is in a set or a key of a dict counts as immutable too."""
 
+OWNED_BY_THE_RUN = frozenset({"run_id", "initial_prompt", "hitl_history"})
+"""Context fields that the engine keeps itself: no step updates them, and no branch brings them back."""
+
 _CARRIED = ("run_id", "initial_prompt")  # a branch works for the same run, whatever else it gets
 _MISSING: Any = object()
 _SCRATCHPAD = "scratchpad"
@@ -397,12 +400,14 @@ def update_context(context: BaseModel, changes: Mapping[str, Any]) -> None:
         changes: The new values by field name; an alias is no name.
 
     Raises:
-        ContextUpdateError: A field does not exist, and the model allows no extra ones, or a value does not fit.
+        ContextUpdateError: A field does not exist, and the model allows no extra ones, a value does not fit,
+            or it is one that belongs to the run.
     """
     if not changes:
         return
     cls = type(context)
     _check_names(cls, changes)
+    _check_owned(context, changes)
     try:
         changed = (
             _validate_together(context, changes)
@@ -419,6 +424,16 @@ def _check_names(cls: type[BaseModel], names: Collection[object]) -> None:
     for name in names:
         if name not in known and not (takes_extra and isinstance(name, str)):
             raise _unknown_field(cls, name)
+
+
+def _check_owned(context: BaseModel, changes: Mapping[str, Any]) -> None:
+    """Refuse other values of what belongs to the run; a step may give back the context as it got it."""
+    for name in sorted(OWNED_BY_THE_RUN & changes.keys()):
+        if not same_value(_values_of(context).get(name, _MISSING), changes[name]):
+            raise ContextUpdateError(
+                f"{type(context).__name__} keeps {name!r} for the run, and no step changes it; use another field",
+                fields=(name,),
+            )
 
 
 def _is_validated_together(cls: type[BaseModel], names: Collection[str]) -> bool:
@@ -534,7 +549,8 @@ def merge_branches(
     Under `CONTEXT_UPDATE` the branches' changes add up: of a dict, the keys that a branch set or removed,
     and so on within nested dicts; of a list, the items a branch appended; of a set, what it added and removed.
     A dict, list or set that several branches made anew under one key of a dict adds up as if it had been empty before.
-    For any other value, a list that lost its beginning and a tuple included, the later branch wins.
+    For any other value the later branch wins: a tuple, and a list that a branch changed otherwise than by appending,
+    as when it removed or inserted items, count as a whole.
 
     Args:
         context: Where the changes go.
@@ -543,7 +559,7 @@ def merge_branches(
         strategy: How changes come together. A function is given a copy of the context and the branches' contexts,
             changes the copy, and the fields it changed are taken over.
         field_mapping: The fields that a branch may bring back; a branch that is not named may bring back any.
-            A function sees everything.
+            A function finds the other fields of a named branch as they were before.
         exclude: Fields that are never taken over.
 
     Raises:
@@ -551,10 +567,11 @@ def merge_branches(
     """
     if strategy is MergeStrategy.NO_MERGE or not branches:
         return
-    if not isinstance(strategy, MergeStrategy):
-        _merge_by_function(context, branches, strategy, exclude)
-        return
     allowed = field_mapping or {}
+    if not isinstance(strategy, MergeStrategy):
+        shown = {name: _as_mapped(base, branch, allowed.get(name)) for name, branch in branches.items()}
+        _merge_by_function(context, shown, strategy, exclude)
+        return
     changes = (
         (name, _changes(base, branch, only=allowed.get(name), exclude=exclude)) for name, branch in branches.items()
     )
@@ -563,6 +580,17 @@ def merge_branches(
 
 _BranchChanges = Iterator[tuple[str, Iterator[tuple[str, Any]]]]
 """By branch, the fields it changed with their new values."""
+
+
+def _as_mapped(base: ContextT, branch: ContextT, only: Collection[str] | None) -> ContextT:
+    """Return a branch's context, with the fields that it may not bring back as they were before."""
+    if only is None:
+        return branch
+    shown, before = _shallow_copy(branch), _values_of(base)
+    for name in (shown.__pydantic_extra__ or {}).keys() - before.keys() - set(only):
+        del (shown.__pydantic_extra__ or {})[name]
+    _assign(shown, copy_value({name: value for name, value in before.items() if name not in only}))
+    return shown
 
 
 def _merge_by_function(
