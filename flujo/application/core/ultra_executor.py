@@ -288,8 +288,6 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
     )
 
 
-async def _tell_before(frame: ExecutionFrame[Any]) -> None:
-    """Tell the hooks that a step starts."""
 def _misses_update(step: BaseStep[Any, Any], fallback: BaseStep[Any, Any]) -> bool:
     """Return whether what the fallback gave belongs into the context by the step's word, and is not there yet."""
     return _updates_context(step) and not _updates_context(fallback)
@@ -302,6 +300,8 @@ def _updates_context(step: BaseStep[Any, Any]) -> bool:
     return isinstance(step, AgentStep) and step.updates_context
 
 
+async def _tell_before(frame: ExecutionFrame[Any]) -> None:
+    """Tell the hooks that a step starts."""
     scope = frame.scope
     if scope.hooks is None or isinstance(frame.step, Pipeline):
         return
