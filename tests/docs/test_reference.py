@@ -9,7 +9,11 @@ import pytest
 
 from flujo import PipelineResult, StepResult
 from flujo.cli.bench_command import bench
+from flujo.cli.doctor_command import doctor
 from flujo.cli.exit_codes import ExitCode
+from flujo.cli.lens_command import list_runs, stats, trace
+from flujo.cli.lens_command import show as show_run
+from flujo.cli.resume_command import resume
 from flujo.cli.run_command import run
 from flujo.cli.show_command import show
 from flujo.cli.validate_command import validate
@@ -44,10 +48,16 @@ def test_every_status_is_listed() -> None:
     assert _listed(_section(_RESULTS, "Statuses")) == set(get_args(RunStatus))
 
 
-@pytest.mark.parametrize("command", [run, validate, show, bench], ids=lambda command: f"flujo {command.__name__}")
-def test_every_option_of_a_command_is_listed(command: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("heading", "command"),
+    [
+        *[(each.__name__, each) for each in (run, resume, validate, show, doctor, bench)],
+        *[("lens", each) for each in (list_runs, show_run, trace, stats)],
+    ],
+)
+def test_every_option_of_a_command_is_listed(heading: str, command: Callable[..., Any]) -> None:
     """The section of a command names its options."""
-    section = _section(_COMMAND_LINE, f"`flujo {command.__name__}`")
+    section = _section(_COMMAND_LINE, f"`flujo {heading}`")
     options = [
         f"--{name.replace('_', '-')}"
         for name, parameter in inspect.signature(command).parameters.items()
