@@ -135,6 +135,8 @@ class ExecutionManager:
             return pipeline_result(run.scope.run_id, status, output, self.history, run.context, ())
         pipeline = self.coordinator.pipeline
         waiting = run.scope.control.waiting
+        if run.scope.durable is not None:  # the store knows where it stands, and the result may go anywhere
+            return pipeline_result(run.scope.run_id, status, output, self.history, run.context, waiting)
         point = ResumePoint(
             pipeline,
             run.data,
