@@ -8,6 +8,7 @@ from flujo.application.core.ultra_executor import ExecutorCore, StepExecutor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.runner import Flujo
 from flujo.cache.backends import ICacheBackend, InMemoryCache
+from flujo.cache.sqlite import SQLiteCache
 from flujo.domain.models import (
     AppResources,
     BranchFailureStrategy,
@@ -168,6 +169,7 @@ __all__ = [
     "RunQuery",
     "RunRecord",
     "SQLiteBackend",
+    "SQLiteCache",
     "SchemaTooNewError",
     "SerializationError",
     "SettingsError",

@@ -1,5 +1,6 @@
 """What keeps cached results."""
 
+import threading
 from collections import OrderedDict
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +10,10 @@ from flujo.utils.clock import SYSTEM_CLOCK, Clock
 
 @runtime_checkable
 class ICacheBackend(Protocol):
-    """Keeps values by key; a value that is gone was never there."""
+    """Keeps values by key; a value that is gone was never there.
+
+    What cached steps keep is text, so a cache on a server needs no more than to keep strings.
+    """
 
     async def get(self, key: str) -> Any | None:
         """Return the value, or `None`."""
@@ -26,6 +30,18 @@ class ICacheBackend(Protocol):
     async def clear(self) -> None:
         """Forget all values."""
         ...
+
+
+def check_bounds(max_size: object, ttl: float | None) -> None:
+    """Refuse a size that is no integer of at least 1, and a time that is not positive.
+
+    Raises:
+        ConfigurationError: It says which, and the value.
+    """
+    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+        raise ConfigurationError(f"max_size is {max_size!r}; it must be an integer, 1 or more")
+    if ttl is not None and not ttl > 0:
+        raise ConfigurationError(f"ttl is {ttl!r}; it must be more than 0 seconds, or None")
 
 
 class InMemoryCache:
@@ -46,38 +62,40 @@ class InMemoryCache:
     """
 
     def __init__(self, max_size: int = 1024, ttl: float | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
-            raise ConfigurationError(f"max_size is {max_size!r}; it must be an integer, 1 or more")
-        if ttl is not None and not ttl > 0:
-            raise ConfigurationError(f"ttl is {ttl!r}; it must be more than 0 seconds, or None")
+        check_bounds(max_size, ttl)
         self._max_size = max_size
         self._ttl = ttl
         self._clock = clock
+        self._lock = threading.Lock()
         self._entries: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()
 
     async def get(self, key: str) -> Any | None:
         """Return the value, or `None` if it was never kept or is gone."""
-        value, expires = self._entries.get(key, (None, None))
-        if expires is not None and self._clock.monotonic() >= expires:
-            del self._entries[key]
-            return None
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
+        with self._lock:
+            value, expires = self._entries.get(key, (None, None))
+            if expires is not None and self._clock.monotonic() >= expires:
+                del self._entries[key]
+                return None
+            if value is not None:
+                self._entries.move_to_end(key)
+            return value
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keep a value, for `ttl` seconds or else for the cache's own time."""
         kept_s = self._ttl if ttl is None else ttl
         expires = None if kept_s is None else self._clock.monotonic() + kept_s
-        self._entries[key] = (value, expires)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_size:
-            self._entries.popitem(last=False)
+        with self._lock:
+            self._entries[key] = (value, expires)
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._max_size:
+                self._entries.popitem(last=False)
 
     async def delete(self, key: str) -> None:
         """Forget a value, if it is there."""
-        self._entries.pop(key, None)
+        with self._lock:
+            self._entries.pop(key, None)
 
     async def clear(self) -> None:
         """Forget all values."""
-        self._entries.clear()
+        with self._lock:
+            self._entries.clear()

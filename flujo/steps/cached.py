@@ -1,23 +1,35 @@
-"""A step whose results are remembered: the declaration and the handler."""
+"""A step whose results are remembered: the declaration and the handler.
 
+The key of a result is a digest of the step's definition, its input, and the context if a step within sees it.
+What is stored under it is text: the output, what is said besides, and what the step changed in the context.
+Of identical steps that run at once one makes the call, and the others wait for its result (see `single_flight`).
+"""
+
+import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.agent_call import CutShortError, within_deadline
+from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend, InMemoryCache
+from flujo.cache.definitions import definition_of
 from flujo.cache.keys import digest, fields_of
+from flujo.cache.single_flight import FLIGHTS, Ticket, Turn
+from flujo.cache.stored_types import StoredTypes, stored_types
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import SerializationError
 from flujo.steps.checks import check_cache, check_step
+from flujo.utils.codec import Codec, to_json_text
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
@@ -54,17 +66,20 @@ class CachedStep(BaseStep[InT, OutT]):
         return False
 
 
-@dataclass(slots=True, frozen=True)
-class _Remembered:
-    """A stored result: the output, what is said besides, what changed in the context, and what it was made by.
+@dataclass(slots=True)
+class _Experience:
+    """What running a cached step has taught this process.
 
-    The steps and agents are kept, so that their identities in the key are not taken by others.
+    Attributes:
+        types: The classes that may be found in the cache.
+        warned: What the log was told of results that could not be stored.
     """
 
-    output: Any
-    metadata: dict[str, Any]
-    changes: dict[str, Any]
-    made_by: tuple[object, ...]
+    types: StoredTypes
+    warned: set[str] = field(default_factory=set[str])
+
+
+_EXPERIENCES: "WeakKeyDictionary[CachedStep[Any, Any], _Experience]" = WeakKeyDictionary()
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,27 +90,69 @@ class _CachedCheckpoint:
     before: BaseModel | None
 
 
+@dataclass(slots=True, frozen=True)
+class _Place:
+    """Where one result is kept: the cache, the key, and what reads and writes values."""
+
+    cache: ICacheBackend
+    start: _CachedCheckpoint
+    codec: Codec
+    warned: set[str]
+
+
 @ExecutorCore.handles(CachedStep)
 async def _handle_cached_step(core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
     cache = next(cache for cache in (step.cache_backend, frame.scope.cache, step.own_cache) if cache is not None)
-    start = frame.checkpoint(_CachedCheckpoint)
+    start, durable = frame.checkpoint(_CachedCheckpoint), frame.scope.durable
+    has_begun = start is not None or (durable is not None and durable.has_begun(frame.path))
     if start is None:
         try:
             start = _begin(step, frame)
         except SerializationError as error:
             return conclude(frame, status="failed", feedback=str(error))
-        if (hit := await _look_up(cache, start.key, step)) is not None:
-            update_context(frame.context, copy_value(hit.changes))
-            metadata = {**copy_value(hit.metadata), "cache_hit": True}
-            return StepResult(step.name, copy_value(hit.output), attempts=0, metadata_=metadata)
+    experience = _experience(step, frame)
+    place = _Place(cache, start, Codec(experience.types), experience.warned)
+    if has_begun:  # what it has paid for counts, whatever others have stored meanwhile
+        return await _run(core, step, frame, place, None)
+    ticket = FLIGHTS.board(cache, start.key)
+    try:
+        if ticket.turn is None:
+            outcome = await within_deadline(frame.scope.control, ticket.outcome())
+            if isinstance(outcome, str) and (hit := _hit(outcome, step, frame, place)) is not None:
+                return hit
+        if ticket.turn is Turn.LEAD:
+            text = await _look_up(place)
+            if text is not None and (hit := _hit(text, step, frame, place)) is not None:
+                ticket.land(text)
+                return hit
+        with ticket.leading():
+            return await _run(core, step, frame, place, ticket)
+    except CutShortError:
+        halt = frame.scope.control.halt
+        assert halt is not None, "only a limit that was passed cuts short"
+        return halt.refuse(step)
+    finally:
+        ticket.leave()
+
+
+async def _run(
+    core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Place, ticket: Ticket | None
+) -> StepResult:
+    """Run the inner step, and store its result if it completed."""
     result = await core.execute(frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk))
     if result.status == "paused":
-        frame.save(start)
+        frame.save(place.start)
     if isinstance(step.inner, Pipeline) and len(step.inner.steps) == 1 and not step.inner.is_guarded:
         frame.history = [result]  # it came to what its step came to, but a hit knows only the pipeline's name
         result = conclude(frame, result.output) if result.success else end_with(frame, result, result.output)
     if result.success:
-        await _remember(cache, start, step, frame, result)
+        text = _written(step, frame, place, result)
+        try:
+            if text is not None:
+                await _keep(place, text)
+        finally:  # it is paid for, though who waits for the cache may be cancelled
+            if ticket is not None:
+                ticket.land(Turn.GO_ALONE if text is None else text)
     result.metadata_["cache_hit"] = False
     return result
 
@@ -108,41 +165,66 @@ def _begin(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _CachedChe
     """Return the key of the result, and the context before the step if the step may read or change it."""
     sees_context = any(_sees_context(inner) for inner in step.inner.walk())
     seen = {name: value for name, value in fields_of(frame.context).items() if name not in _NOT_IN_THE_KEY}
-    definition = [id(part) for part in _definition(step)]
-    key = digest([definition, digest(frame.data, "input"), digest(seen if sees_context else {}, "context")])
-    return _CachedCheckpoint(key, copy_context(frame.context) if step.inner.may_change_context else None)
+    about = digest(frame.data, "input"), digest(seen if sees_context else {}, "context")
+    before = copy_context(frame.context) if step.inner.may_change_context else None
+    return _CachedCheckpoint(digest([definition_of(step.inner), *about]), before)
 
 
-def _definition(step: CachedStep[Any, Any]) -> tuple[object, ...]:
-    """Return the steps and agents that make the result."""
-    steps = tuple(step.inner.walk())
-    return (*steps, *(inner.agent for inner in steps if isinstance(inner, AgentStep)))
+def _experience(step: CachedStep[Any, Any], frame: ExecutionFrame[Any]) -> _Experience:
+    experience = _EXPERIENCES.get(step)
+    if experience is None:
+        experience = _EXPERIENCES[step] = _Experience(stored_types(step.inner))
+    experience.types.add(type(frame.context))
+    return experience
 
 
-async def _look_up(cache: ICacheBackend, key: str, step: CachedStep[Any, Any]) -> _Remembered | None:
+async def _look_up(place: _Place) -> str | None:
     try:
-        found = await cache.get(key)
+        found = await place.cache.get(place.start.key)
     except Exception:  # a cache is code of the user's; one that fails is one that has nothing
         _log.exception("the cache failed to look up a result")
         return None
-    if not isinstance(found, _Remembered):
-        return None
-    # A cache that outlives the process holds keys with the identities of other objects.
-    makers = zip(found.made_by, _definition(step), strict=True)
-    return found if all(maker is part for maker, part in makers) else None
+    return found if isinstance(found, str) else None
 
 
-async def _remember(
-    cache: ICacheBackend,
-    start: _CachedCheckpoint,
-    step: CachedStep[Any, Any],
-    frame: ExecutionFrame[Any],
-    result: StepResult,
-) -> None:
+async def _keep(place: _Place, text: str) -> None:
     try:
-        changes = changed_fields(start.before, frame.context) if start.before is not None else {}
-        kept = {name: copy_value(value) for name, value in changes.items() if name not in OWNED_BY_THE_RUN}
-        remembered = _Remembered(copy_value(result.output), copy_value(result.metadata_), kept, _definition(step))
-        await cache.set(start.key, remembered)
-    except Exception:  # a cache is code of the user's, as is copying; what was paid for is kept all the same
+        await place.cache.set(place.start.key, text)
+    except Exception:  # a cache is code of the user's; what was paid for is given all the same
         _log.exception("the cache failed to keep a result")
+
+
+def _written(step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Place, result: StepResult) -> str | None:
+    """Return what is stored of a result; `None` if it holds something that would not come back as it is."""
+    start, codec = place.start, place.codec
+    changes = changed_fields(start.before, frame.context) if start.before is not None else {}
+    try:
+        return to_json_text(
+            {
+                "key": start.key,
+                "output": codec.encode(result.output, "output"),
+                "metadata": codec.encode(result.metadata_, "metadata_"),
+                "context": codec.encode(
+                    {name: value for name, value in changes.items() if name not in OWNED_BY_THE_RUN}, "context"
+                ),
+            }
+        )
+    except SerializationError as error:
+        if (why := str(error)) not in place.warned:
+            place.warned.add(why)
+            _log.warning("a result of step %r is not kept in the cache: %s", step.name, why)
+        return None
+
+
+def _hit(text: str, step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Place) -> StepResult | None:
+    """Return a stored result, and let it have its effect; `None` if the text is not one that can be used here."""
+    try:
+        stored = json.loads(text)
+        if stored["key"] != place.start.key:
+            return None
+        output, metadata, changes = (place.codec.decode(stored[part]) for part in ("output", "metadata", "context"))
+    except (SerializationError, ValueError, TypeError, KeyError) as error:
+        _log.warning("a stored result of step %r cannot be used: %s", step.name, error)
+        return None
+    update_context(frame.context, changes)
+    return StepResult(step.name, output, attempts=0, metadata_={**metadata, "cache_hit": True})

@@ -264,7 +264,7 @@ def test_a_failing_cache_fails_no_step(operation: Any, caplog: pytest.LogCapture
 
 
 def test_a_result_that_cannot_be_stored_is_given_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    """A paid answer nested too deeply to be copied fails nothing."""
+    """A paid answer nested too deeply to be written fails nothing."""
 
     def nest(data: Any) -> Any:
         nested: list[Any] = []
@@ -276,7 +276,7 @@ def test_a_result_that_cannot_be_stored_is_given_all_the_same(caplog: pytest.Log
 
     assert result.success
     assert result.total_cost == CENT
-    assert "failed to keep a result" in caplog.text
+    assert "is not kept in the cache: output[0][0]" in caplog.text
 
 
 class Opaque:

@@ -135,6 +135,10 @@ class DurableRun(Protocol):
         """Return the result of a step that finished before, and let it have its effects; `None` if it did not."""
         ...
 
+    def has_begun(self, path: StepPath) -> bool:
+        """Tell whether the step at `path`, or one within it, was at work before the run went on."""
+        ...
+
     def before(self, frame: "ExecutionFrame[Any]") -> BaseModel | None:
         """Return what `record` wants to know of a step before it runs."""
         ...
