@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import field_validator
 
 from flujo import Flujo, PausedException, PipelineContext, Step
 from flujo.testing import StubAgent
@@ -36,18 +37,20 @@ async def test_what_the_fallback_gives_updates_the_context() -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_a_fallback_that_updates_the_context_does_it_once(*, wrapped: bool) -> None:
     """What such a fallback, or a pipeline that ends with it, gave is in the context already."""
+    validated: list[int] = []
 
     class Counting(_Page):
-        def __setattr__(self, name: str, value: Any) -> None:
-            if name == "visits":
-                value = self.visits + value
-            super().__setattr__(name, value)
+        @field_validator("visits")
+        @classmethod
+        def count(cls, value: int) -> int:
+            validated.append(value)
+            return value
 
     add: Step[Any, Any] = Step("add", StubAgent([{"visits": 1}]), updates_context=True)
     other: Any = Step("note", StubAgent(["x"])) >> add if wrapped else add
     result = await Flujo(_fails().fallback(other), context_model=Counting).run_async("go")
 
-    assert result.final_pipeline_context.visits == 1
+    assert (result.final_pipeline_context.visits, validated) == (1, [1])
 
 
 async def test_what_does_not_fit_fails_the_step() -> None:
