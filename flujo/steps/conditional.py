@@ -1,12 +1,13 @@
 """One branch of several, chosen by a key: the declaration and the handler."""
 
+import reprlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import conclude, end_with
+from flujo.application.core.outcome import UserFunctionError, call_user, conclude, describe_error, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline
@@ -80,7 +81,16 @@ async def _handle_conditional_step(
 ) -> StepResult:
     left = frame.checkpoint(_TakenBranch)
     taken = _TakenBranch(left.key, copy_value(left.data)) if left else _choose(step, frame)
-    branch, at = step.branches.get(taken.key), step.places.get(taken.key, "default")
+    frame.metadata = {"executed_branch_key": taken.key}
+    try:
+        branch, at = step.branches.get(taken.key), step.places.get(taken.key, "default")
+    except Exception as error:  # what the key's own code raises; no branch can have such a key
+        known = ", ".join(map(repr, step.branches))
+        key = reprlib.repr(taken.key)
+        raise UserFunctionError(
+            f"condition_callable: {step.describe()} has no branch for the key {key} ({describe_error(error)}); "
+            f"the branches are {known}"
+        ) from error
     if branch is None:
         branch = step.default_branch
     if branch is None:
@@ -89,22 +99,24 @@ async def _handle_conditional_step(
             frame,
             status="failed",
             feedback=f"no branch for the key {taken.key!r} and no default; the branches are {known}",
+            metadata={},
         )
     streams = frame.on_chunk if step.output_mapper is None else None
     result = await core.execute(frame.child(branch, taken.data, at=at, on_chunk=streams))
     frame.history = [result]
-    metadata = {"executed_branch_key": taken.key}
     if result.status == "paused":
         frame.save(taken)
     if not result.success:
-        return end_with(frame, result, result.output, metadata=metadata)
+        return end_with(frame, result, result.output)
     output = result.output
     if step.output_mapper is not None:
-        output = step.output_mapper(output, taken.key, frame.context)
-    return conclude(frame, output, metadata=metadata)
+        output = call_user("branch_output_mapper", step.output_mapper, output, taken.key, frame.context)
+    return conclude(frame, output)
 
 
 def _choose(step: ConditionalStep[Any, Any], frame: ExecutionFrame[Any]) -> _TakenBranch:
-    key = step.condition(frame.data, frame.context)
-    mapper = step.input_mapper
-    return _TakenBranch(key, mapper(frame.data, frame.context) if mapper else frame.data)
+    key, data = call_user("condition_callable", step.condition, frame.data, frame.context), frame.data
+    if step.input_mapper is not None:
+        frame.metadata = {"executed_branch_key": key}
+        data = call_user("branch_input_mapper", step.input_mapper, data, frame.context)
+    return _TakenBranch(key, data)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import conclude, end_with, halted
+from flujo.application.core.outcome import call_user, conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport, check_flow
@@ -16,6 +16,8 @@ from flujo.steps.checks import check_call, check_count, check_step
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
+
+_CONDITION = "exit_condition_callable"
 
 
 class LoopStep(BaseStep[InT, OutT]):
@@ -96,7 +98,9 @@ async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame:
         done, data, history = left.done, copy_value(left.data), list(left.history)
     else:
         mapper = step.initial_input_mapper
-        done, data, history = 0, mapper(frame.data, context) if mapper else frame.data, list[StepResult]()
+        done, data, history = 0, frame.data, list[StepResult]()
+        if mapper is not None:
+            data = call_user("initial_input_to_loop_body_mapper", mapper, data, context)
     frame.history = history
     for iteration in range(done + 1, step.max_loops + 1):
         frame.attempts = iteration
@@ -107,14 +111,14 @@ async def _handle_loop_step(core: ExecutorCore, step: LoopStep[Any, Any], frame:
             if result.status == "paused":
                 frame.save(_LoopCheckpoint(iteration - 1, data, tuple(history[:-1])))
             return end_with(frame, result, output)
-        answer = step.exit_condition(output, context)
-        if answer is not False and _holds(answer):
+        answer = call_user(_CONDITION, step.exit_condition, output, context)
+        if answer is True or (answer is not False and call_user(_CONDITION, _holds, answer)):
             return _finish(step, frame, output)
         if frame.scope.control.halt is not None:
             return halted(frame, output)
         data = output
         if step.iteration_input_mapper is not None and iteration < step.max_loops:
-            data = step.iteration_input_mapper(output, context, iteration)
+            data = call_user("iteration_input_mapper", step.iteration_input_mapper, output, context, iteration)
     return conclude(
         frame,
         data if step.iteration_input_mapper is None else history[-1].output,
@@ -128,11 +132,11 @@ def _holds(answer: Any) -> bool:
     """Return whether a condition holds; a coroutine would always count as true."""
     if inspect.iscoroutine(answer):
         answer.close()
-        raise TypeError("exit_condition_callable gave a coroutine; it must be a plain function that returns a bool")
+        raise TypeError("it gave a coroutine; it must be a plain function that returns a bool")
     return bool(answer)
 
 
 def _finish(step: LoopStep[Any, Any], frame: ExecutionFrame[Any], output: Any) -> StepResult:
     if step.output_mapper is not None:
-        output = step.output_mapper(output, frame.context)
+        output = call_user("loop_output_mapper", step.output_mapper, output, frame.context)
     return conclude(frame, output, metadata={"exit_reason": "condition"})

@@ -1,6 +1,6 @@
 """A pipeline once for each item: the declaration and the handler."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, TypeVar
@@ -95,4 +95,7 @@ def _items(step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> list[Any]:
         source, items = f"the context field {step.iterable_input!r}", getattr(frame.context, step.iterable_input)
     if not is_items(items) or isinstance(items, BaseModel):  # a model gives its fields, which nobody maps over
         raise TypeError(f"step {step.name!r} maps over items, but {source} is a {type(items).__name__}; give a list")
-    return list(items)
+    listed = list(items)
+    if items is frame.data and isinstance(items, Iterator):
+        frame.data = listed  # a fallback gets the same items, which an iterator gives only once
+    return listed

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import conclude, end_with, halted
+from flujo.application.core.outcome import call_user, conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import RefinementCheck, UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport, check_flow
@@ -135,5 +135,5 @@ def _verdict(result: StepResult) -> RefinementCheck:
 
 def _next_request(step: RefineStep[Any, Any], original: Any, check: RefinementCheck) -> Any:
     if step.feedback_mapper is not None:
-        return step.feedback_mapper(original, check)
+        return call_user("feedback_mapper", step.feedback_mapper, original, check)
     return {"original_input": original, "feedback": check.feedback}

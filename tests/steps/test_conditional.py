@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flujo import Flujo, Step, UsageLimitExceededError, UsageLimits
+from flujo import Flujo, PipelineAbortSignal, Step, UsageLimitExceededError, UsageLimits
 from tests.steps.workflows import CENT, Notes, assert_adds_up, failing, paid, plain
 
 
@@ -105,13 +105,15 @@ def test_mappers_shape_what_a_branch_gets_and_gives() -> None:
     ],
 )
 def test_a_callable_that_raises_fails_the_step(options: dict[str, Any], cost: Any) -> None:
-    """The error is the feedback; a branch that was paid for is kept."""
+    """The feedback says which one and what it raised; the chosen key and a branch that was paid for are kept."""
     branch_on: Any = Step.branch_on
     step = branch_on("route", **{"condition_callable": _itself, "branches": {"a": paid("a")}, **options})
 
     result = Flujo(step).run("a")
 
-    assert result.step_history[0].feedback == "LookupError: no way"
+    (route,) = result.step_history
+    assert route.feedback == f"{next(iter(options))}: LookupError: no way"
+    assert route.metadata_ == ({} if "condition_callable" in options else {"executed_branch_key": "a"})
     assert result.total_cost == cost
     assert_adds_up(result)
 
@@ -197,3 +199,43 @@ def test_a_limit_on_the_step_counts_its_branch() -> None:
         Flujo(step).run("a")
 
     assert error.value.result.total_cost == 2 * CENT
+
+
+class _Odd:
+    """A key that does not let itself be compared."""
+
+    def __hash__(self) -> int:
+        return hash("a")
+
+    def __eq__(self, other: object) -> bool:
+        raise LookupError("not comparable")
+
+    def __repr__(self) -> str:
+        return "_Odd()"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown", "why"),
+    [(["a"], "['a']", "TypeError: unhashable type: 'list'"), (_Odd(), "_Odd()", "LookupError: not comparable")],
+)
+def test_a_key_that_no_branch_can_have_is_named(key: Any, shown: str, why: str) -> None:
+    """The feedback has the step, the key and the branches there are; the default is for keys, and does not run."""
+    step = Step.branch_on("route", lambda data, context: key, {"a": paid("a"), 2: paid("b")}, paid("default"))
+
+    result = Flujo(step).run("x")
+
+    assert result.step_history[0].feedback == (
+        f"condition_callable: step 'route' has no branch for the key {shown} ({why}); the branches are 'a', 2"
+    )
+    assert result.total_cost == 0
+
+
+def test_a_mistake_in_a_condition_is_raised() -> None:
+    """What flujo itself raises keeps its kind, as everywhere."""
+
+    def abort(data: Any, context: Any) -> Any:
+        raise PipelineAbortSignal("enough")
+
+    result = Flujo(Step.branch_on("route", abort, {"a": paid("a")})).run("x")
+
+    assert (result.status, result.step_history[0].feedback) == ("aborted", "enough")

@@ -132,7 +132,7 @@ def test_no_input_is_mapped_for_an_iteration_that_never_comes() -> None:
     ],
 )
 def test_a_callable_that_raises_fails_the_loop(options: dict[str, Any], iterations: int) -> None:
-    """The error is the feedback, and the iterations that were paid for are kept and counted."""
+    """The feedback says which one, and what it raised; the iterations that were paid for are kept and counted."""
     loop_until: Any = Step.loop_until
     step = loop_until("loop", PLUS_ONE, **{"exit_condition_callable": _reaches(3), **options})
 
@@ -140,7 +140,7 @@ def test_a_callable_that_raises_fails_the_loop(options: dict[str, Any], iteratio
     (loop,) = result.step_history
 
     assert (result.status, loop.status) == ("failed", "failed")
-    assert loop.feedback == "LookupError: lost the thread"
+    assert loop.feedback == f"{next(iter(options))}: LookupError: lost the thread"
     assert len(loop.step_history) == iterations
     assert loop.attempts == max(iterations, 1)
     assert result.total_cost == iterations * CENT

@@ -176,3 +176,12 @@ def test_many_items_add_up_exactly() -> None:
 
     assert result.total_cost == 5000 * CENT
     assert result.total_tokens == 50_000
+
+
+def test_a_fallback_gets_the_items_of_an_iterator_too() -> None:
+    """An iterator gives its items only once, and the fallback of a map still maps over all of them."""
+    odd = Step.map_over("odd", plain("fails", _odd_fails))
+
+    result = Flujo(odd.fallback(Step.map_over("again", plain("same")))).run(iter([2, 3, 4]))
+
+    assert result.output == [2, 3, 4]

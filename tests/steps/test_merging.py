@@ -158,7 +158,7 @@ def test_a_merge_of_ones_own_that_raises_fails_the_step(kind: Kind) -> None:
 
     result = _run(kind, [_set(count=1)], give_up)
 
-    assert result.step_history[0].feedback == "LookupError: cannot decide"
+    assert result.step_history[0].feedback == "merge_strategy: LookupError: cannot decide"
     assert isinstance(result.final_pipeline_context, Notes)
     assert (result.final_pipeline_context.tags, result.final_pipeline_context.count) == ([], 0)
 

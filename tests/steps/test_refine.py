@@ -110,7 +110,7 @@ def test_a_feedback_mapper_that_raises_fails_the_step() -> None:
     result = Flujo(Step.refine_until("refine", paid("writer"), _critic(NO), feedback_mapper=lose)).run("x")
     (refine,) = result.step_history
 
-    assert (refine.feedback, refine.attempts) == ("LookupError: lost", 1)
+    assert (refine.feedback, refine.attempts) == ("feedback_mapper: LookupError: lost", 1)
     assert result.total_cost == 2 * CENT
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 from flujo.application.core.context import OWNED_BY_THE_RUN, copy_context, copy_value, merge_branches
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.outcome import blame, conclude, halted
+from flujo.application.core.outcome import blame, call_user, conclude, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy
 from flujo.domain.pipeline import BaseStep
@@ -225,6 +226,9 @@ class BranchRun:
         policy = self.policy
         if policy.merge is MergeStrategy.NO_MERGE:
             return
+        merge = policy.merge
+        if not isinstance(merge, MergeStrategy):
+            merge = functools.partial(call_user, "merge_strategy", merge)
         ran = [(branch.name, self.results[branch.name]) for branch in self.branches]
         completed = {
             name: result.branch_context
@@ -235,7 +239,7 @@ class BranchRun:
             self.frame.context,
             completed,
             self.frame.context,
-            policy.merge,
+            merge,
             _allowed_fields(completed, policy),
             OWNED_BY_THE_RUN,
         )

@@ -209,6 +209,7 @@ class ExecutionFrame(Generic[ContextT]):
         on_chunk: Takes its chunks if it streams; `None` if nobody wants them.
         history: The results of its children so far; kept also if its handler fails.
         attempts: The attempts so far, of a loop its iterations; kept also if its handler fails.
+        metadata: What is to be said of the step; kept also if its handler fails.
     """
 
     step: BaseStep[Any, Any]
@@ -220,6 +221,7 @@ class ExecutionFrame(Generic[ContextT]):
     on_chunk: OnChunk | None = None
     history: list[StepResult] | None = None
     attempts: int = 1
+    metadata: dict[str, Any] | None = None
 
     @property
     def may_change_context(self) -> bool:

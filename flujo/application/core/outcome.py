@@ -1,8 +1,8 @@
 """What a step came to: of its children, of an error, of its output."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,8 +11,10 @@ from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.pipeline import Pipeline
 from flujo.domain.results import PipelineResult, RunStatus, StepResult, StepStatus, Waiting, total_usage
 from flujo.domain.step import AgentStep
-from flujo.exceptions import ContextUpdateError
+from flujo.exceptions import ContextUpdateError, FlujoError
 from flujo.utils.narrowing import is_mapping
+
+ReturnT = TypeVar("ReturnT")
 
 
 def conclude(
@@ -34,7 +36,7 @@ def conclude(
         token_counts=tokens,
         cost=cost,
         feedback=feedback,
-        metadata_=metadata,
+        metadata_=frame.metadata if metadata is None else metadata,
         step_history=history,
     )
 
@@ -78,8 +80,33 @@ def blame(child: StepResult) -> str | None:
     return f"step {child.name!r}: {child.feedback}"
 
 
+class UserFunctionError(Exception):
+    """What a mapper, a condition or a merge function of the user's raised; the message says which of them it was."""
+
+
+def call_user(role: str, function: Callable[..., ReturnT], *arguments: Any) -> ReturnT:
+    """Call a function of the user's that is no agent.
+
+    Args:
+        role: What the user gave it as, such as `iteration_input_mapper`.
+        function: What to call.
+        *arguments: What it gets.
+
+    Raises:
+        UserFunctionError: It raised an error that is not flujo's own.
+    """
+    try:
+        return function(*arguments)
+    except FlujoError:
+        raise  # a mistake in the workflow, or a wish to abort the run
+    except Exception as error:
+        raise UserFunctionError(f"{role}: {describe_error(error)}") from error
+
+
 def describe_error(error: BaseException) -> str:
     """Return an exception as feedback, in one line: its type and message, and what a group of them holds."""
+    if isinstance(error, UserFunctionError):
+        return str(error)
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(describe_error(inner) for inner in error.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # a group of any exceptions
     message = error_message(error)
