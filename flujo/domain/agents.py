@@ -125,9 +125,9 @@ def read_answer(answer: Any) -> Answer:
     try:
         read.tokens = _count(tokens)
     except Exception as error:  # and so it is here
-        odd.append(f"token_counts={reprlib.repr(tokens)}; {error}")
+        odd.append(f"token_counts={reprlib.repr(tokens)}: {error}")
     if odd:
-        read.failure = NonRetryableError(f"{type(answer).__name__} reports {' and '.join(odd)}")
+        read.failure = NonRetryableError(f"{type(answer).__name__} reports {'; '.join(odd)}")
     return read
 
 
@@ -152,7 +152,7 @@ def _amount(cost: Any) -> Decimal:
     if isinstance(cost, Real):  # such as a float32 of numpy, which prints as a decimal too
         with contextlib.suppress(InvalidOperation):
             return exact_usd(Decimal(str(cost)))
-    raise ValueError("dollars are a number, and an answer that has no cost to report has None there or no such name")
+    raise ValueError("dollars are a number, or None for none")
 
 
 def _count(tokens: Any) -> int:
@@ -160,7 +160,7 @@ def _count(tokens: Any) -> int:
         return 0
     count = tokens if type(tokens) is int else _integer(tokens)
     if count is None or count < 0:
-        raise ValueError("a count of tokens is an integer, 0 or more")
+        raise ValueError("a count of tokens is an integer, 0 or more, or None for none")
     return count
 
 

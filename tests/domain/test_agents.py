@@ -203,6 +203,16 @@ async def test_what_can_be_read_of_an_odd_report_is_charged(answer: Any, cost: s
     assert f"{type(answer).__name__} reports" in result.feedback
 
 
+async def test_an_odd_report_is_told_in_one_line() -> None:
+    """Both halves are told, each with what belongs there."""
+    result = await _run(_Spent(cost_usd="free", token_counts=1.5))
+
+    assert result.feedback == (
+        "NonRetryableError: _Spent reports cost_usd='free': dollars are a number, or None for none; "
+        "token_counts=1.5: a count of tokens is an integer, 0 or more, or None for none"
+    )
+
+
 async def test_an_odd_report_counts_against_the_limits() -> None:
     """What can be read of it may pass a limit."""
 
