@@ -1,8 +1,10 @@
 """Runs every measurement, one after the other, and prints what each prints."""
 
-from benchmarks import import_time, memory, speed
+from benchmarks import durable, import_time, memory, speed
 
 speed.main()
+print()
+durable.main()
 print()
 import_time.main()
 print()

@@ -14,6 +14,7 @@ from flujo.application.runner import Flujo
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import Pipeline
 from flujo.domain.results import PipelineResult
+from flujo.state.memory import InMemoryBackend
 from flujo.steps.step import Step
 
 MAP_CONCURRENCY = 10
@@ -143,6 +144,13 @@ def _prepare_map(size: int) -> Work:
     return Work(lambda: runner.run_async(items), plain)
 
 
+def _prepare_durable(size: int) -> Work:
+    sequence = _prepare_sequence(size)
+    steps = [Step[int, int](f"step {i}", increment) for i in range(size)]
+    runner = Flujo(Pipeline[int, int](steps=steps), state_backend=InMemoryBackend(), delete_on_completion=True)
+    return Work(lambda: runner.run_async(0), sequence.plain)
+
+
 async def _work_off(queue: Iterator[tuple[int, int]], outputs: list[int]) -> None:
     for position, item in queue:
         outputs[position] = await increment(item)
@@ -153,5 +161,6 @@ SCENARIOS = (
     Scenario("loop", "iteration", _prepare_loop),
     Scenario("parallel", "branch with usage", _prepare_parallel),
     Scenario("map", f"item, {MAP_CONCURRENCY} at a time", _prepare_map),
+    Scenario("durable", "step, stored in memory", _prepare_durable),
 )
 """The rows of the speed table that need no disk."""

@@ -46,6 +46,7 @@ _NO_TEXT = 0  # Python's own error for what should be text, and cannot be decode
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, _NO_TEXT)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _RETRY_S = 0.01
+_LOG_PAGES = 250  # a log of a megabyte, so that it does not outweigh what a run of some size stores
 _AFTER_ALL = "\x7f"  # paths are ASCII, and escape this
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -306,6 +307,7 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
         _version(connection, path)  # nothing of another program's is touched
         _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
         _migrate(connection, path)
     except BaseException:

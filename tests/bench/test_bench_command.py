@@ -39,7 +39,7 @@ def test_flujo_itself_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
 
     written = capsys.readouterr().out
     assert code == ExitCode.SUCCESS
-    assert [written.count(name) for name in ("sequence", "loop", "parallel", "map")] == [2, 2, 2, 2]
+    assert [written.count(name) for name in ("sequence", "loop", "parallel", "map", "durable")] == [2] * 5
 
 
 def test_machines_get_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_machines_get_json(capsys: pytest.CaptureFixture[str]) -> None:
     run_command_line(["bench", "--size", "5", "--repeats", "1", "--json"])
 
     out, err = capsys.readouterr()
-    assert [each["name"] for each in json.loads(out)["scenarios"]] == ["sequence", "loop", "parallel", "map"]
+    assert [each["name"] for each in json.loads(out)["scenarios"]] == ["sequence", "loop", "parallel", "map", "durable"]
     assert err == ""
 
 

@@ -118,5 +118,5 @@ def test_real_scenarios_take_time() -> None:
     """The real clock moves for both sides of the real scenarios."""
     measured = list(measure_scenarios(sizes=[20], repeats=1))
 
-    assert [each.name for each in measured] == ["sequence", "loop", "parallel", "map"]
+    assert [each.name for each in measured] == ["sequence", "loop", "parallel", "map", "durable"]
     assert all(isinstance(each, Measurement) and each.flujo_us > 0 for each in measured)

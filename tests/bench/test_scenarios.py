@@ -16,6 +16,7 @@ _SIZE = 25
 
 _OUTPUTS: dict[str, Any] = {
     "sequence": _SIZE,
+    "durable": _SIZE,
     "loop": _SIZE,
     "parallel": {str(i): 1 for i in range(_SIZE)},
     "map": list(range(1, _SIZE + 1)),

@@ -47,7 +47,7 @@ def _kill_at(statement: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().execute(*args)
 
-    sqlite3.connect = partial(sqlite3.connect, factory=Dying)
+    sqlite3.connect = partial(sqlite3.connect, factory=Dying)  # type: ignore[assignment]  # of this process only
 
 
 def _run_dying(site: Site, statement: int) -> None:
