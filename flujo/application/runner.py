@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from flujo.application.context_factory import inherit_context, make_context
 from flujo.application.core.context import copy_context
+from flujo.application.core.durable_journal import DurableJournal
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
 from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, RunControl, RunScope
 from flujo.application.core.hooks import HookDispatcher
@@ -41,6 +42,7 @@ from flujo.exceptions import (
     UsageLimitExceededError,
 )
 from flujo.state.backend import StateBackend
+from flujo.state.records import StoredStatus
 from flujo.steps.checks import check_cache
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
@@ -412,18 +414,19 @@ class Flujo(Generic[InT, OutT]):
         begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
         try:
             result = await self._run(begin, on_chunk)
-        except UsageLimitExceededError:
-            await journal.finish("stopped")
+        except UsageLimitExceededError as exceeded:
+            await _finish(journal, "stopped", exceeded.result)
             raise
         except asyncio.CancelledError:
-            await journal.finish("cancelled")
+            with suppress(StateError):  # a step was being stored, and perhaps was not; the run goes on from before it
+                await journal.finish("cancelled")
             raise
         except StateError:
             raise  # what could not be stored stays as it was
-        except FlujoError:
-            await journal.finish("failed")
+        except FlujoError as error:
+            await _finish(journal, "failed", error.result)
             raise
-        await journal.finish(result.status, [asked.path for asked in result.waiting])
+        await _finish(journal, result.status, result)
         if self._delete_on_completion and result.success and self._state_backend is not None:
             await self._state_backend.delete(journal.run_id)
         return result
@@ -522,6 +525,15 @@ class Flujo(Generic[InT, OutT]):
     def _new_context(self, data: Any, inherited: BaseModel | None) -> BaseModel:
         """Make the context of this runner where it is a step of another one."""
         return inherit_context(self.context_model, data, inherited, self._initial_context_data)
+
+
+async def _finish(journal: DurableJournal, status: StoredStatus, result: PipelineResult[Any] | None) -> None:
+    """Store how a run ended; if that fails, the error has what the run came to."""
+    try:
+        await journal.finish(status, [asked.path for asked in result.waiting] if result else ())
+    except FlujoError as error:
+        error.result = result
+        raise
 
 
 def _plain_walls(step: BaseStep[Any, Any]) -> Iterator[SubPipelineStep[Any, Any]]:

@@ -19,8 +19,12 @@ from flujo import (
     PipelineResult,
     PostRunPayload,
     SerializationError,
+    StateError,
     Step,
+    UsageLimits,
 )
+from flujo.state.ownership import Owner
+from flujo.state.records import JournalWrite
 from flujo.testing import StubAgent
 from tests.application.mistakes import circle
 from tests.integration.paid import Paid, leaves, paid_step
@@ -170,6 +174,30 @@ async def test_a_durable_run_goes_on_after_a_mistake_without_paying_again() -> N
     result = await Flujo(right, state_backend=backend).run_async("x", run_id="r")
 
     assert (result.status, result.total_cost, first.call_count) == ("completed", Decimal("3.5"), 1)
+
+
+class _Full(InMemoryBackend):
+    """A store that is full when a run ends."""
+
+    async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
+        """Refuse the end of a run."""
+        if change.releases:
+            raise StateError("the disk is full")
+        await super().write(run_id, owner, change)
+
+
+@pytest.mark.parametrize("last", ["completed", "failed", "stopped"])
+async def test_a_run_whose_end_cannot_be_stored_keeps_its_result(last: str) -> None:
+    """The error of the store has what the run came to, whichever way it ended."""
+    step = circle("last", 1) if last == "failed" else paid_step("last", 1)
+    limits = UsageLimits(total_cost_usd_limit=2) if last == "stopped" else None
+    runner = Flujo(paid_step("first", 2) >> step, state_backend=_Full(), usage_limits=limits)
+
+    with pytest.raises(StateError, match="full") as raised:
+        await runner.run_async("x", run_id="r")
+
+    result = _result(raised.value)
+    assert (result.status, result.total_cost) == (last, Decimal(3))
 
 
 async def test_hooks_are_told_what_the_error_tells() -> None:
