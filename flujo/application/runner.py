@@ -335,6 +335,7 @@ class Flujo(Generic[InT, OutT]):
         """
         if not self._is_checked:
             report = self.pipeline.validate_graph(self.context_model)
+            report.raise_first()
             for wall in _plain_walls(self.pipeline):
                 wall.check_context(report, self.context_model, None, given=())
             report.raise_first()

@@ -27,6 +27,9 @@ OtherOutT = TypeVar("OtherOutT")
 A = TypeVar("A")
 B = TypeVar("B")
 
+_MOST_NESTED = 80
+"""Levels of steps within each other; each takes up to nine of the thousand frames that Python's stack has."""
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationFinding:
@@ -179,11 +182,14 @@ class BaseStep(Generic[InT, OutT]):
 
     def walk(self) -> Iterator["BaseStep[Any, Any]"]:
         """Yield this step and all steps within it, fallbacks included, outer steps first."""
-        yield self
-        for _, child in self.children():
-            yield from child.walk()
-        if self.fallback_step is not None:
-            yield from self.fallback_step.walk()
+        waiting: list[BaseStep[Any, Any]] = [self]  # no recursion: whoever nests too deep is told so, and how deep
+        while waiting:
+            step = waiting.pop()
+            yield step
+            inner = [child for _, child in step.children()]
+            if step.fallback_step is not None:
+                inner.append(step.fallback_step)
+            waiting.extend(reversed(inner))
 
     @property
     def touches_context(self) -> bool:
@@ -224,13 +230,26 @@ class BaseStep(Generic[InT, OutT]):
 
     def _check_all(self, report: ValidationReport, context_model: type | None) -> None:
         """Check this step and all steps within it, each against the context that it will see."""
-        self.check(report, context_model)
-        inner_model = self.inner_context_model(context_model)
-        for _, child in self.children():
-            child._check_all(report, inner_model)
-        if self.fallback_step is not None:
-            self._check_fallback_input(report, self.fallback_step)
-            self.fallback_step._check_all(report, context_model)
+        waiting, deepest = [_Checked(self, context_model, 1)], _Checked(self, context_model, 1)
+        while waiting:
+            at = waiting.pop()
+            step, depth = at.step, at.depth
+            deepest = max(at, deepest, key=lambda each: each.depth)
+            if at.rescued is not None:
+                at.rescued._check_fallback_input(report, step)
+            step.check(report, at.context_model)
+            is_its_step = isinstance(step, Pipeline) and len(step.steps) == 1 and not step.is_guarded
+            inner_model, inner_depth = step.inner_context_model(at.context_model), depth + (not is_its_step)
+            inner = [_Checked(child, inner_model, inner_depth) for _, child in step.children()]
+            if step.fallback_step is not None:
+                inner.append(_Checked(step.fallback_step, at.context_model, inner_depth, step))
+            waiting.extend(reversed(inner))
+        if deepest.depth > _MOST_NESTED:
+            why = (
+                f"steps are nested {deepest.depth} deep, down to {deepest.step.describe()}; a run takes at most "
+                f"{_MOST_NESTED} levels, because Python's stack ends; flatten them"
+            )
+            report.refuse(ConfigurationError(why), deepest.step.name)
 
     def _check_fallback_input(self, report: ValidationReport, other: "BaseStep[Any, Any]") -> None:
         """Add a fallback that surely cannot take what this step takes."""
@@ -239,6 +258,16 @@ class BaseStep(Generic[InT, OutT]):
             return
         taker = f"its fallback, {other.describe()},"
         report.refuse(mismatch(self.describe(), ours, taker, theirs, verb="takes"), other.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A step to be checked: the model of the context that it sees, how deep it is, and whose fallback it is, if any."""
+
+    step: BaseStep[Any, Any]
+    context_model: type | None
+    depth: int
+    rescued: BaseStep[Any, Any] | None = None
 
 
 class Pipeline(BaseStep[InT, OutT]):
@@ -420,8 +449,9 @@ def _check_fallback(name: str, other: object) -> None:
 def alternatives(step: BaseStep[Any, Any]) -> Iterator[BaseStep[Any, Any]]:
     """Yield a step, and the fallbacks that work on its input and give its output when it failed."""
     yield step
-    if step.fallback_step is not None:
-        yield from alternatives(step.fallback_step)
+    while (other := step.fallback_step) is not None:
+        yield other
+        step = other
 
 
 def _given_type(step: BaseStep[Any, Any]) -> Any:
