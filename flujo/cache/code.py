@@ -9,12 +9,13 @@ from typing import Any
 
 from flujo.cache.keys import Digester, joined
 
-_MUTATORS = frozenset(
+MUTATORS = frozenset(
     {
         *("add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem"),
         *("popleft", "remove", "reverse", "setdefault", "sort", "subtract", "update"),
     }
 )
+"""Methods that change a container in place."""
 _STORES = frozenset({"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF"})
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_ATTR", "LOAD_METHOD", "LOAD_NAME"})
 _ITEM_STORES = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR"})
@@ -94,7 +95,7 @@ def _changed(instructions: list[dis.Instruction]) -> Iterator[str]:
     for position, instruction in enumerate(instructions):
         if instruction.opname in _ITEM_STORES:
             yield from _name_before(instructions, _key_of(instructions, position))
-        elif instruction.argval in _MUTATORS:
+        elif instruction.argval in MUTATORS:
             yield from _name_before(instructions, position)
 
 

@@ -34,7 +34,7 @@ from types import (
 )
 from typing import Any, TypeGuard
 
-from flujo.cache.code import CodeFacts, facts_of
+from flujo.cache.code import MUTATORS, CodeFacts, facts_of
 from flujo.cache.keys import Digester, joined
 from flujo.domain.pipeline import BaseStep
 from flujo.exceptions import SerializationError
@@ -228,9 +228,7 @@ class _Describer(Digester):
         if isinstance(value, logging.Logger):
             return [value.name.encode("utf-8", "surrogatepass")]
         if inspect.isroutine(value):
-            owner = value.__self__ if isinstance(value, BuiltinFunctionType) else None
-            bound = [] if owner is None or isinstance(owner, ModuleType) else [self.digest(owner, place, depth)]
-            return [_routine_name(value).encode(), *bound]
+            return [_routine_name(value).encode(), *self._bound(value, place, depth)]
         if isinstance(value, (property, functools.cached_property, staticmethod, classmethod)):
             inner = [each for each in _functions_in(value) if each is not None]
             return [self.digest(each, place, depth) for each in inner]
@@ -238,6 +236,14 @@ class _Describer(Digester):
         if isinstance(wrapped, FunctionType):
             return [name_of(_type_of(value)).encode(), self.digest(wrapped, place, depth)]
         return None
+
+    def _bound(self, routine: Any, place: str, depth: int) -> Iterator[bytes]:
+        """Yield the digest of what a built-in method is bound to."""
+        owner: object = routine.__self__ if isinstance(routine, BuiltinFunctionType) else None
+        if type(owner) in _CONTAINERS and routine.__name__ in MUTATORS:
+            yield self._first_contents(owner, place, depth)
+        elif owner is not None and not isinstance(owner, ModuleType):
+            yield self.digest(owner, place, depth)
 
     def unknown(self, value: object, place: str, depth: int) -> bytes:
         """Return the digest of an object: of its class and attributes, or of that very object."""

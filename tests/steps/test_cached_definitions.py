@@ -206,6 +206,16 @@ def test_an_agent_that_is_changed_in_place_is_another_one(make: Callable[[str], 
     assert [run.output for run in after] == ["polite x", "polite x"]
 
 
+def test_a_step_that_appends_to_a_list_is_the_same_afterwards() -> None:
+    """A method of a built-in container is an agent like any other."""
+    noted: list[Any] = []
+    flujo = Flujo(Step.cached(Step("note", noted.append)))
+
+    hits = [flujo.run("x").step_history[0].metadata_["cache_hit"] for _ in range(3)]
+
+    assert (hits, noted) == ([False, True, True], ["x"])
+
+
 def test_a_method_that_no_call_uses_changes_an_agent() -> None:
     """A setter of the agent's own is called from outside."""
     agent = Prompted("terse")
