@@ -14,7 +14,7 @@ from flujo.cli.lens_documents import run_document, runs_document, stats_document
 from flujo.cli.lens_stats import measured
 from flujo.cli.lens_tables import run_header, runs_lines, stats_tables, steps_table, trace_table
 from flujo.cli.parameters import Count, FreeText
-from flujo.cli.stored_steps import stored_steps, waiting_steps
+from flujo.cli.stored_steps import failed_steps, stored_steps, waiting_steps
 from flujo.cli.stores import closed_at_end, existing_database, resume_command, stored_record
 from flujo.cli.terminal import OutputConsole, ResultStream, one_line, say
 from flujo.state.records import RunQuery, StoredRun, StoredStatus
@@ -28,6 +28,7 @@ StateDb = Annotated[FreeText, Parameter(metavar="PATH")]
 Moment = Annotated[FreeText, Parameter(metavar="TIME")]
 
 _UNSEEN_WIDTH = 160
+_MOST_REASONS = 5
 _AGO = re.compile(r"(\d+)\s*(s|min|h|d|w)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -88,6 +89,11 @@ def show(run: str, /, *, state_db: StateDb | None = None, json: bool = False) ->
     console = _console()
     console.print(run_header(stored.record, now=datetime.now(UTC)), soft_wrap=True)
     console.print(steps_table(stored.record, steps, width=console.width))
+    for step in failed_steps(steps)[:_MOST_REASONS]:
+        console.print(
+            f"{step.status}: step {step.name!r} at {'/'.join(step.path)}: {one_line(step.feedback or '')}",
+            soft_wrap=True,
+        )
     waiting = waiting_steps(steps)
     for step in waiting:
         console.print(f"waiting: step at {'/'.join(step.path)} asks: {one_line(step.question or '')}", soft_wrap=True)

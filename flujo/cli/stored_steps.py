@@ -107,9 +107,13 @@ def stored_steps(stored: StoredRun) -> list[StoredStep]:
     return root.steps
 
 
-def _order(entry: JournalEntry) -> tuple[list[tuple[str, int]], bool]:
-    """Return a key that sorts steps as they run, and what they came to after what they asked."""
-    return [_number_aware(part) for part in read_path(entry.path)], entry.kind == "done"
+_KINDS = ("note", "spent", "asked", "answer", "done")
+"""The kinds of entries of one step: what comes later says more of how it stands."""
+
+
+def _order(entry: JournalEntry) -> tuple[list[tuple[str, int]], int]:
+    """Return a key that sorts steps as they run, and the entries of one step as they are read."""
+    return [_number_aware(part) for part in read_path(entry.path)], _KINDS.index(entry.kind)
 
 
 def _number_aware(part: str) -> tuple[str, int]:
@@ -133,10 +137,12 @@ def _fill(node: StoredStep, entry: JournalEntry) -> None:
             _take_result(node, data["result"])
         case "spent":
             _take_fields(node, data)
+            fields = data["v"]
+            node.name, node.status, node.latency_s = fields["name"], fields["status"], fields["latency_s"]
+            node.feedback = plain(fields["feedback"])
         case "asked":
             _take_fields(node, data)
-            node.question = data["v"]["message"]
-            node.status = "waiting" if node.status == "unfinished" else node.status
+            node.question, node.status = data["v"]["message"], "waiting"
         case "answer":
             node.answer = data["v"]["interaction"]["v"]["human_response"]
             node.status = "answered"
@@ -148,8 +154,7 @@ def _take_result(node: StoredStep, result: Any) -> None:
     node.name, node.status = result["name"], result["status"]
     node.attempts, node.latency_s = result["attempts"], result["latency_s"]
     node.cost, node.tokens = Decimal(result.get("cost", ZERO)), result.get("tokens", 0)
-    feedback = result.get("feedback")
-    node.feedback = feedback if feedback is None or isinstance(feedback, str) else json.dumps(feedback)
+    node.feedback = plain(result.get("feedback"))
     node.output = result["output"]
     for each in result.get("steps", ()):
         child = StoredStep()
@@ -179,6 +184,12 @@ def _add_up(node: StoredStep) -> None:
 def waiting_steps(steps: Sequence[StoredStep]) -> list[StoredStep]:
     """Return the steps that wait for a person, at every depth."""
     return [each for step in steps for each in step.walk() if each.question is not None and each.status == "waiting"]
+
+
+def failed_steps(steps: Sequence[StoredStep]) -> list[StoredStep]:
+    """Return the steps that did not finish for a reason of their own, at every depth."""
+    within = [each for step in steps for each in step.walk()]
+    return [each for each in within if each.path and each.feedback is not None and each.status != "completed"]
 
 
 def plain(value: Any) -> Any:

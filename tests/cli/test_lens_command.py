@@ -137,6 +137,19 @@ def test_a_run_is_shown_as_a_tree(capsys: Captured) -> None:
     assert lines[-2:] == ["waiting: step at 1/branch:legal/0 asks: Legal?", "answer: flujo resume both"]
 
 
+def test_a_step_that_failed_says_why(capsys: Captured) -> None:
+    """What a failed step was called, how often it was tried and why it failed is stored, whatever it cost."""
+    begun(capsys, "failing")
+
+    ended = lens(capsys, "show", "failing")
+    (_, failed) = document(capsys, "show", "failing")["steps"]
+
+    lines = ended.out.splitlines()
+    assert ["fail", "failed", "2"] in [row[:3] for row in rows(ended.out)]
+    assert lines[-2:] == ["failed: step 'fail' at 1: ValueError: no", "go on: flujo resume failing"]
+    assert (failed["name"], failed["attempts"], failed["feedback"]) == ("fail", 2, "ValueError: no")
+
+
 def test_a_document_of_a_run_has_everything(capsys: Captured) -> None:
     """Exact costs, the tree with the outputs as they are stored, and what is waited for."""
     begun(capsys, "both", "drafting")

@@ -44,11 +44,20 @@ _KEPT_APART = ("hitl_history",)  # answers have entries of their own
 
 @dataclass(slots=True, frozen=True)
 class _Spent:
-    """What a step paid without finishing."""
+    """What a step paid without finishing, and how it ended last."""
 
     cost: Decimal
     tokens: int
     attempts: int
+    name: str
+    status: str
+    feedback: str | None
+    latency_s: float
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it cost anything; what was free counts as if it had not been."""
+        return bool(self.cost or self.tokens)
 
 
 @dataclass(slots=True, frozen=True)
@@ -233,19 +242,18 @@ class DurableJournal(StateManager):
         self._written[id(result)] = (result, written["result"])
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
-        """Store what a step has spent without finishing: before this run went on, and since."""
-        spent = _Spent(result.cost, result.token_counts, result.attempts)
+        """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
+        cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         before = self._spent.get(written_path(path))
-        if before is not None:
-            spent = _Spent(
-                add_usd(spent.cost, before.cost), spent.tokens + before.tokens, spent.attempts + before.attempts
-            )
+        if before is not None and before.is_paid:
+            cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
+        spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s)
         await self._put(written_path(path), "spent", self._codec.encode(spent))
 
     def add_spent(self, path: StepPath, result: StepResult) -> None:
         """Add to a step's result what it spent before this run went on."""
         before = self._spent.get(written_path(path)) if self._spent else None
-        if before is not None:
+        if before is not None and before.is_paid:
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts

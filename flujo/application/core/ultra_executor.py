@@ -137,7 +137,7 @@ class ExecutorCore:
             if unfinished is not None and not unfinished.step_history:
                 await _keep_spent(frame.path, unfinished, durable, mistake)
             raise
-        if result.status not in ("completed", "paused") and result.cost and not result.step_history:
+        if result.status not in ("completed", "paused") and not result.step_history:
             await durable.spend(frame.path, result)
         cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         durable.add_spent(frame.path, result)
