@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel
 
 from flujo.application.core.context import same_value
+from flujo.utils.codec import DEEPEST
 from flujo.utils.narrowing import is_dict, is_list
 
 Change = list[Any]
@@ -31,7 +32,7 @@ def context_change(before: BaseModel, after: BaseModel, *, exclude: Collection[s
         after: The context now; the change shares its values.
         exclude: Fields that do not count.
     """
-    change = _fields_changed(before, after, exclude)
+    change = _fields_changed(before, after, 0, exclude)
     return change[1] if change else None
 
 
@@ -40,52 +41,75 @@ def apply_context_change(context: BaseModel, changes: Change) -> None:
     _apply_fields(context, changes)
 
 
-def _changed(before: object, after: object) -> Change | None:
-    if before is after or same_value(before, after):
+def _changed(before: object, after: object, depth: int = 0) -> Change | None:
+    if before is after:
         return None
     kind = type(after)
-    if type(before) is not kind:
+    if type(before) is not kind or depth > DEEPEST:  # what is deeper cannot be stored, and says so when it is written
         return ["=", after]
     if kind is dict and is_dict(before) and is_dict(after):
-        return _dict_changed(before, after)
-    if kind is list and is_list(before) and is_list(after) and 0 < len(before) <= len(after):
-        return _list_changed(before, after)
+        return _dict_changed(before, after, depth)
+    if kind is list and is_list(before) and is_list(after):
+        return _list_changed(before, after, depth)
     if kind is set and _is_set(before) and _is_set(after):
-        return ["(", list(after - before), list(before - after)]
-    if isinstance(before, BaseModel) and isinstance(after, BaseModel) and not after.__pydantic_private__:
-        return _fields_changed(before, after)
-    return ["=", after]
+        return _set_changed(before, after)
+    if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+        return _fields_changed(before, after, depth)
+    return None if same_value(before, after) else ["=", after]
 
 
-def _dict_changed(before: dict[Any, Any], after: dict[Any, Any]) -> Change:
+def _dict_changed(before: dict[Any, Any], after: dict[Any, Any], depth: int) -> Change | None:
+    """Return what changed under which keys; the dict as a whole if its keys come in another order or of other types."""
+    kept = [key for key in before if key in after]
+    if not _are_same(kept, list(after)[: len(kept)]):
+        return ["=", after]
     changed: list[Any] = []
     for key, value in after.items():
-        change = ["=", value] if key not in before else _changed(before[key], value)
+        change = ["=", value] if key not in before else _changed(before[key], value, depth + 1)
         if change is not None:
             changed.append([key, change])
-    return ["{", changed, [key for key in before if key not in after]]
+    removed = [key for key in before if key not in after]
+    return ["{", changed, removed] if changed or removed else None
 
 
-def _list_changed(before: list[Any], after: list[Any]) -> Change:
+def _list_changed(before: list[Any], after: list[Any], depth: int) -> Change | None:
+    if len(after) < len(before) or not before:
+        return ["=", after] if len(after) != len(before) else None
     changed: list[Any] = []
     for position, (old, new) in enumerate(zip(before, after, strict=False)):
-        change = _changed(old, new)
+        change = _changed(old, new, depth + 1)
         if change is not None:
             changed.append([position, change])
             if 2 * len(changed) > len(before):
                 return ["=", after]
-    return ["[", changed, after[len(before) :]]
+    appended = after[len(before) :]
+    return ["[", changed, appended] if changed or appended else None
 
 
-def _fields_changed(before: BaseModel, after: BaseModel, exclude: Collection[str] = ()) -> Change | None:
+def _set_changed(before: set[Any], after: set[Any]) -> Change | None:
+    """Return the members that came and went; the set as a whole if one became an equal one of another type."""
+    of_before = {member: member for member in before}
+    if not all(same_value(of_before[member], member) for member in after if member in of_before):
+        return ["=", after]
+    added, removed = list(after - before), list(before - after)
+    return ["(", added, removed] if added or removed else None
+
+
+def _are_same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(x is y or same_value(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _fields_changed(before: BaseModel, after: BaseModel, depth: int, exclude: Collection[str] = ()) -> Change | None:
+    """Return what changed in which fields; an entry of three says that its field still counts as not set."""
     old, new = _state(before), _state(after)
+    is_set, fields = after.__pydantic_fields_set__, type(after).model_fields
     changed: list[Any] = []
     for name, value in new.items():
-        if name in exclude or value is old.get(name, _MISSING):
+        if name in exclude:
             continue
-        change = ["=", value] if name not in old else _changed(old[name], value)
+        change = ["=", value] if name not in old else _changed(old[name], value, depth + 1)
         if change is not None:
-            changed.append([name, change])
+            changed.append([name, change] if name in is_set or name not in fields else [name, change, "unset"])
     changed += [[name, ["-"]] for name in old if name not in new]
     return [".", changed] if changed else None
 
@@ -129,7 +153,7 @@ def _applied(value: Any, change: Change) -> Any:
 
 def _apply_fields(model: BaseModel, changed: list[Any]) -> None:
     fields, extra, private = type(model).model_fields, model.__pydantic_extra__, model.__pydantic_private__
-    for name, change in changed:
+    for name, change, *unset in changed:
         target, key = vars(model), name
         if name.startswith(_PRIVATE) and name not in fields and private is not None:
             target, key = private, name.removeprefix(_PRIVATE)
@@ -139,5 +163,5 @@ def _apply_fields(model: BaseModel, changed: list[Any]) -> None:
             target.pop(key, None)
             continue
         target[key] = _applied(target.get(key, _MISSING), change)
-        if target is not private:
+        if target is not private and not unset:
             model.__pydantic_fields_set__.add(key)
