@@ -152,22 +152,28 @@ class Flujo(Generic[InT, OutT]):
         *,
         run_id: str | None = None,
         initial_context_data: Mapping[str, Any] | None = None,
+        allow_changes: bool = False,
     ) -> PipelineResult[OutT]:
         """Run the pipeline and return its result; from plain code, not from within an event loop.
+
+        With a state backend, a run of this identity that is stored goes on, with the input and the context that it
+        began with; one that completed gives its stored result, and one that waits gives its pause again.
 
         Args:
             data: The input of the first step.
             run_id: The identity of the run; a fresh one by default.
             initial_context_data: Fields of this run's context, over those of the runner.
+            allow_changes: Whether finished steps of a stored run may differ from those of this pipeline.
 
         Raises:
             TypeError: An event loop is running; await `run_async` there.
             UsageLimitExceededError: A limit was passed; `result` is the run so far.
             ConfigurationError: The workflow is wrong; nothing was run.
             PipelineContextInitializationError: The context lacks required fields; nothing was run.
+            StateError: The run cannot be stored, somebody else runs it, or it is of another pipeline.
         """
         _refuse_running_loop("run", "run_async")
-        return asyncio.run(self._start(data, run_id, initial_context_data, None))
+        return asyncio.run(self._start(data, run_id, initial_context_data, None, allow_changes=allow_changes))
 
     def run_async(
         self,
@@ -175,12 +181,15 @@ class Flujo(Generic[InT, OutT]):
         *,
         run_id: str | None = None,
         initial_context_data: Mapping[str, Any] | None = None,
+        allow_changes: bool = False,
     ) -> PipelineRun[OutT]:
         """Return the run, to be awaited for its result or iterated over for chunks and then its result.
 
         Takes and raises what `run` does.
         """
-        return PipelineRun(lambda on_chunk: self._start(data, run_id, initial_context_data, on_chunk))
+        return PipelineRun(
+            lambda on_chunk: self._start(data, run_id, initial_context_data, on_chunk, allow_changes=allow_changes)
+        )
 
     def stream_async(
         self,
@@ -188,9 +197,13 @@ class Flujo(Generic[InT, OutT]):
         *,
         run_id: str | None = None,
         initial_context_data: Mapping[str, Any] | None = None,
+        allow_changes: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Run, and give the chunks of a streaming last step and then the result; takes and raises what `run` does."""
-        return aiter(self.run_async(data, run_id=run_id, initial_context_data=initial_context_data))
+        run = self.run_async(
+            data, run_id=run_id, initial_context_data=initial_context_data, allow_changes=allow_changes
+        )
+        return aiter(run)
 
     def resume(
         self,
@@ -234,6 +247,8 @@ class Flujo(Generic[InT, OutT]):
         paused = paused_result_or_run_id
         if self._state_backend is not None or isinstance(paused, str):
             run_id = paused if isinstance(paused, str) else paused.run_id
+            if path is None and not isinstance(paused, str) and len(paused.waiting) == 1:
+                path = paused.waiting[0].path  # the question that this result shows, and no later one
             return await self._continue(run_id, [(path, human_input)], None, allow_changes=allow_changes)
         point = resume_point(paused, self.pipeline)
         asked = asked_step(point.waiting, path)
@@ -348,9 +363,13 @@ class Flujo(Generic[InT, OutT]):
         run_id: str | None,
         initial_context_data: Mapping[str, Any] | None,
         on_chunk: OnChunk | None,
+        *,
+        allow_changes: bool,
     ) -> PipelineResult[OutT]:
         """Check everything that can be checked, make the context, and run."""
         self.check()
+        if run_id == "":
+            raise ConfigurationError("run_id is ''; give a run an identity that is not empty, or none")
         first = self.pipeline.steps[0]
         for each in alternatives(first) if first.input_key is None else ():
             if each.input_key is None and not accepts(each.input_type, data):
@@ -360,7 +379,9 @@ class Flujo(Generic[InT, OutT]):
         context = make_context(self.context_model, data, run_id, given)
         if self._state_backend is None:
             return await self._run(self._fresh(data, run_id, context), on_chunk)
-        async with self._stored_runs(self._state_backend).begun(run_id, data, context) as run:
+        async with self._stored_runs(self._state_backend).begun(
+            run_id, data, context, allow_changes=allow_changes
+        ) as run:
             return run if isinstance(run, PipelineResult) else await self._run_stored(run, on_chunk)
 
     def _fresh(self, data: Any, run_id: str, context: BaseModel) -> _Beginning:

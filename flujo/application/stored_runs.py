@@ -96,7 +96,9 @@ class StoredRuns:
             self._is_checked = True
 
     @asynccontextmanager
-    async def begun(self, run_id: str, data: Any, context: BaseModel) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
+    async def begun(
+        self, run_id: str, data: Any, context: BaseModel, *, allow_changes: bool
+    ) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
         """Begin a run, or go on with the one of this identity; gives the result of one that completed.
 
         Raises:
@@ -126,7 +128,7 @@ class StoredRuns:
         async with self._owner_of(run_id) as owner:
             is_new = await self.backend.create(record, owner)
             stored = StoredRun(record, []) if is_new else await self.backend.claim(run_id, owner)
-            yield self._opened(stored, owner, allow_changes=False)
+            yield self._opened(stored, owner, allow_changes=allow_changes)
 
     @asynccontextmanager
     async def found(self, run_id: str, *, allow_changes: bool) -> AsyncGenerator[OpenRun | PipelineResult[Any]]:
@@ -189,7 +191,7 @@ class StoredRuns:
         try:
             await self.backend.release(run_id, owner)
         except StateError as error:  # the lease runs out, and what happened before says more
-            _log.warning("run %s could not be let go: %s", run_id, error)
+            _log.debug("run %s could not be let go: %s", run_id, error)
 
     def _opened(self, stored: StoredRun, owner: Owner, *, allow_changes: bool) -> OpenRun | PipelineResult[Any]:
         run = self._open(stored, owner, allow_changes=allow_changes)
