@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flujo.application.core.context import copy_context, copy_value
 from flujo.application.initial_prompt import prompt_of
 from flujo.domain.models import new_run_id
 from flujo.exceptions import ContextInheritanceError, PipelineContextInitializationError
+from flujo.utils.copying import copy_context, copy_value
 
 
 def make_context(model: type[BaseModel], data: Any, run_id: str, given: Mapping[str, Any]) -> BaseModel:

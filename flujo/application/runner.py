@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.context_factory import inherit_context, make_context
-from flujo.application.core.context import copy_context
 from flujo.application.core.durable_journal import DurableJournal
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
 from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, RunControl, RunScope
@@ -46,6 +45,7 @@ from flujo.state.records import StoredStatus
 from flujo.steps.checks import check_cache
 from flujo.steps.sub_pipeline import RunnerSettings
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
+from flujo.utils.copying import copy_context
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from flujo.application.core.agent_call import CutShortError, within_deadline
-from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, update_context
+from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -30,6 +30,7 @@ from flujo.domain.step import AgentStep
 from flujo.exceptions import SerializationError
 from flujo.steps.checks import check_cache, check_step
 from flujo.utils.codec import Codec, to_json_text
+from flujo.utils.copying import copy_context
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import UserFunctionError, call_user, conclude, describe_error, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -14,6 +13,7 @@ from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.steps.checks import check_call, check_step
 from flujo.steps.parallel import as_pipelines, branch_places, common_input_type
+from flujo.utils.copying import copy_value
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import call_user, conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
@@ -13,6 +12,7 @@ from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport, check_flow
 from flujo.domain.results import StepResult
 from flujo.steps.checks import check_call, check_count, check_step
+from flujo.utils.copying import copy_value
 
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)

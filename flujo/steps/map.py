@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.core.branches import Branch, BranchRun, MergeFunction
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, UsageLimits
@@ -16,6 +15,7 @@ from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport
 from flujo.domain.results import StepResult
 from flujo.steps.checks import check_fields, check_step
 from flujo.steps.parallel import make_policy, merged_fields
+from flujo.utils.copying import copy_value
 from flujo.utils.narrowing import is_items
 
 InT = TypeVar("InT", contravariant=True)

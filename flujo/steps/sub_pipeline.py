@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, copy_context, copy_value, update_context
+from flujo.application.core.context import OWNED_BY_THE_RUN, changed_fields, update_context
 from flujo.application.core.frame import ContextFactory, DurableRun, ExecutionFrame, RunScope
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import blame, conclude, pipeline_result
@@ -17,6 +17,7 @@ from flujo.cache.backends import ICacheBackend
 from flujo.domain.observers import Hook
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
+from flujo.utils.copying import copy_context, copy_value
 
 
 @dataclass(slots=True, frozen=True)

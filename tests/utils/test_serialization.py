@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flujo import ConfigurationError, SerializationError, StepResult
-from flujo.application.core.context import same_value
 from flujo.utils.codec import DEEPEST, Codec
 from flujo.utils.declared_types import DeclaredTypes
+from flujo.utils.sameness import same_value
 from flujo.utils.serialization import (
     register_custom_deserializer,
     register_custom_serializer,

@@ -9,14 +9,16 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import OWNED_BY_THE_RUN, copy_context, copy_value, merge_branches
+from flujo.application.core.context import OWNED_BY_THE_RUN
 from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.merging import merge_branches
 from flujo.application.core.outcome import blame, call_user, conclude, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.exceptions import FlujoError
+from flujo.utils.copying import copy_context, copy_value
 
 MergeFunction = Callable[[Any, dict[str, Any]], object]
 

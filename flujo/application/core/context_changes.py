@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import same_value
 from flujo.utils.codec import DEEPEST
 from flujo.utils.narrowing import is_dict, is_list
+from flujo.utils.sameness import same_value
 
 Change = list[Any]
 

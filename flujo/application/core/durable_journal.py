@@ -17,7 +17,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import copy_context
 from flujo.application.core.context_changes import apply_context_change, context_change
 from flujo.application.core.fingerprints import Fingerprints
 from flujo.application.core.frame import ExecutionFrame
@@ -35,6 +34,7 @@ from flujo.state.ownership import Owner
 from flujo.state.records import EntryKind, JournalEntry, JournalWrite, StoredRun, StoredStatus, read_path, written_path
 from flujo.utils.clock import Clock
 from flujo.utils.codec import Codec, to_json_text
+from flujo.utils.copying import copy_context
 
 _Key = tuple[str, EntryKind]
 

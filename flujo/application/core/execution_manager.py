@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import describe_error, pipeline_result
 from flujo.application.core.sequence import SequenceCheckpoint
@@ -17,6 +16,7 @@ from flujo.domain.money import add_usd, format_usd
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import PipelineResult, RunStatus, StepResult, Waiting, total_usage
 from flujo.exceptions import FlujoError, UsageLimitExceededError
+from flujo.utils.copying import copy_value
 
 
 @dataclass(slots=True, frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.domain.models import HumanInteraction
 from flujo.domain.money import ZERO
 from flujo.domain.results import StepResult, Waiting
+from flujo.utils.copying import copy_value
 from flujo.utils.narrowing import is_list
 
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flujo.application.core.context import copy_value
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
+from flujo.utils.copying import copy_value
 
 
 @dataclass(slots=True, frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from flujo.application.core.context import copy_context, same_value
 from flujo.application.core.context_changes import apply_context_change, context_change
 from flujo.utils.codec import Codec
+from flujo.utils.copying import copy_context
 from flujo.utils.declared_types import DeclaredTypes
+from flujo.utils.sameness import same_value
 
 
 class Inner(BaseModel):
