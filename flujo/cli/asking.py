@@ -86,11 +86,13 @@ class _Field:
         name: Its name.
         schema: What it may be.
         is_required: Whether it has no default.
+        description: What the field itself, and not its type, says it is.
     """
 
     name: str
     schema: _Schema
     is_required: bool
+    description: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -141,11 +143,14 @@ class _Form:
         if not is_dict(properties):
             return []
         required = self.schema.get("required", [])
-        return [_Field(name, _resolved(each, self.definitions), name in required) for name, each in properties.items()]
+        return [
+            _Field(name, _resolved(each, self.definitions), name in required, str(each.get("description", "")))
+            for name, each in properties.items()
+        ]
 
     def _ask_field(self, field: _Field, given: dict[str, Any]) -> None:
-        if description := field.schema.get("description"):
-            say(f"  {one_line(str(description))}")
+        if field.description:
+            say(f"  {one_line(field.description)}")
         otherwise = "" if field.is_required else f"; Enter for {_shown(field.schema.get('default'))}"
         text = _read(f"{field.name} ({_described(field.schema, self.definitions)}{otherwise}): ")
         if text or field.is_required:

@@ -1,5 +1,6 @@
 """What `flujo doctor` finds in a database."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
@@ -24,9 +25,11 @@ PIPELINE = Step.from_callable(str.upper, name="shout") >> Step.from_callable(str
 def database(tmp_path: Path) -> Path:
     """Keep two runs in a file."""
     path = tmp_path / "runs.db"
-    runner = Flujo(PIPELINE, state_backend=SQLiteBackend(path))
+    store = SQLiteBackend(path)
+    runner = Flujo(PIPELINE, state_backend=store)
     for run_id in ("first", "second"):
         runner.run("hello", run_id=run_id)
+    asyncio.run(store.close())  # so that all of it is in the file itself
     return path
 
 
