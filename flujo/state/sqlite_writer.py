@@ -11,6 +11,7 @@ and both processes start one of their own when they write next.
 """
 
 import asyncio
+import atexit
 import logging
 import os
 import queue
@@ -52,6 +53,9 @@ class _Job:
             self.waiter.set_result(self.result)
 
 
+_THREADS: "weakref.WeakSet[_WritingThread]" = weakref.WeakSet()  # those of writers that were dropped too
+
+
 class _WritingThread(threading.Thread):
     """Writes what is put into its queue, until that is `None`."""
 
@@ -63,18 +67,22 @@ class _WritingThread(threading.Thread):
 
     def run(self) -> None:
         """Write until asked to stop."""
-        is_last = False
-        while not is_last:
-            batch, is_last = self._next_batch()
-            self._write(batch)
-            _answer(batch)
+        is_going = True
+        while is_going:
+            is_going = self._write_next()
         self._close()
+
+    def _write_next(self) -> bool:
+        """Write what comes next, and tell whether more may come; nothing of it is kept while waiting."""
+        batch, is_last = self._next_batch()
+        self._write(batch)
+        _answer(batch)
+        return not is_last
 
     def end(self) -> None:
         """Wait until everything handed over is written, and the database closed."""
         self.jobs.put(None)
-        if threading.current_thread() is not self:  # it may be this thread that lets go of the writer last
-            self.join()
+        self.join()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
         """Wait for a job, and return it with those that came with it, and whether they are the last."""
@@ -154,8 +162,11 @@ class SQLiteWriter:
     def _start(self) -> _WritingThread:
         thread = _WritingThread(self._connect, self._name)
         thread.start()
+        _THREADS.add(thread)
         self._thread = thread
-        self._finalizer = weakref.finalize(self, thread.end)  # at the end of the interpreter too
+        # Garbage may be collected in a thread that writes to the same file, so nobody waits for the end here.
+        self._finalizer = weakref.finalize(self, thread.jobs.put, None)
+        self._finalizer.atexit = False
         return thread
 
     def _let_go(self) -> _WritingThread | None:
@@ -165,11 +176,9 @@ class SQLiteWriter:
         return thread
 
     def pause(self) -> None:
-        """End the thread, and let nobody start one until `go_on`."""
+        """Let go of the thread, and let nobody start one until `go_on`."""
         self._lock.acquire()
-        thread = self._let_go()
-        if thread is not None:
-            thread.end()
+        self._let_go()
 
     def go_on(self) -> None:
         """Let a thread be started again."""
@@ -226,7 +235,7 @@ def _answer_all(jobs: list[_Job]) -> None:
         job.answer()
 
 
-# Forking
+# Forking, and the end of the interpreter
 
 READING = threading.Lock()
 """Held by whoever has another connection open, one at a time, and while the process forks."""
@@ -235,11 +244,17 @@ _WRITERS: "weakref.WeakSet[SQLiteWriter]" = weakref.WeakSet()
 _PAUSED: list[SQLiteWriter] = []
 
 
+def _end_threads() -> None:
+    for thread in list(_THREADS):
+        thread.end()
+
+
 def _before_fork() -> None:
     READING.acquire()
     _PAUSED.extend(_WRITERS)
     for writer in _PAUSED:
         writer.pause()
+    _end_threads()
 
 
 def _after_fork() -> None:
@@ -249,5 +264,6 @@ def _after_fork() -> None:
     READING.release()
 
 
+atexit.register(_end_threads)
 if sys.platform != "win32":
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

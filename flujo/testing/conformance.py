@@ -328,6 +328,7 @@ class StateBackendConformance:
             draft, first, second = RunDraft(), owner_elsewhere(), owner_elsewhere()
             await store.create(draft.record(), first)
             await _claimed_at_last(store, draft.run_id, second)
+            await store.close()
             store = self.reopened(store, lease_s=_LONG_S)
             await store.renew(draft.run_id, second)
             before = await store.load(draft.run_id)
@@ -354,6 +355,7 @@ class StateBackendConformance:
                 store = self.new_store(lease_s=_SHORT_S)
                 draft, owner = RunDraft(), owner_elsewhere()
                 await store.create(draft.record(), owner)
+                await store.close()
                 store = self.reopened(store, lease_s=_LONG_S)
                 if renewed_by == "renew":
                     await store.renew(draft.run_id, owner)

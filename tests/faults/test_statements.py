@@ -99,7 +99,9 @@ def test_a_migration_killed_at_any_statement_is_done_by_the_next(
 ) -> None:
     """A migration happens as a whole or not at all; what the database holds stays, and the next one repeats it."""
     old = tmp_path / "old.db"
-    Flujo(Step("shout", _shout), state_backend=SQLiteBackend(old)).run("hello", run_id="run")
+    backend = SQLiteBackend(old)
+    Flujo(Step("shout", _shout), state_backend=backend).run("hello", run_id="run")
+    asyncio.run(backend.close())
     content = old.read_bytes()
     statement, died = 1, True
     while died:

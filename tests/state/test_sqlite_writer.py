@@ -1,0 +1,136 @@
+"""Many changes share one commit, and none suffers from another."""
+
+import asyncio
+import sqlite3
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from flujo.state.sqlite_writer import SQLiteWriter, Work
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE IF NOT EXISTS numbers (number INTEGER UNIQUE)")
+    return connection
+
+
+def _insert(number: int, connection: sqlite3.Connection) -> int:
+    connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+    return number
+
+
+def _insert_and_raise(number: int, connection: sqlite3.Connection) -> int:
+    _insert(number, connection)
+    raise LookupError("after it has written")
+
+
+def _check_and_raise(connection: sqlite3.Connection) -> int:
+    connection.execute("SELECT * FROM numbers").fetchall()
+    raise LookupError("before it has written")
+
+
+def _numbers(connection: sqlite3.Connection) -> list[int]:
+    return [number for (number,) in connection.execute("SELECT number FROM numbers ORDER BY number")]
+
+
+async def test_a_failure_among_many_changes_hurts_nobody_else(tmp_path: Path) -> None:
+    """Whoever raises, before or after it has written, gets that error, and the others are committed."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    works: list[Work[int]] = [partial(_insert, 0), partial(_insert_and_raise, 1), partial(_insert, 2), _check_and_raise]
+    works += [partial(_insert, 2), partial(_insert, 3)]
+
+    results = await asyncio.gather(*(writer.run(work) for work in works), return_exceptions=True)
+
+    kinds = [result if isinstance(result, int) else type(result) for result in results]
+    assert kinds == [0, LookupError, 2, LookupError, sqlite3.IntegrityError, 3]
+    assert await writer.run(_numbers) == [0, 2, 3]
+    writer.stop()
+
+
+async def test_many_changes_share_a_commit(tmp_path: Path) -> None:
+    """What comes while the thread is at work is committed at once."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    entered, free, seen = threading.Event(), threading.Event(), list[str]()
+
+    def wait(connection: sqlite3.Connection) -> int:
+        connection.set_trace_callback(seen.append)
+        entered.set()
+        assert free.wait(10)
+        return connection.total_changes
+
+    first = asyncio.ensure_future(writer.run(wait))
+    await asyncio.to_thread(entered.wait, 10)
+    others = [asyncio.ensure_future(writer.run(partial(_insert, number))) for number in range(100)]
+    await asyncio.sleep(0)
+    free.set()
+
+    await asyncio.gather(first, *others)
+
+    assert seen.count("COMMIT") == 2  # that of the first, and that of all others
+    assert await writer.run(_numbers) == list(range(100))
+    writer.stop()
+
+
+async def test_a_database_that_cannot_be_opened_fails_who_waits(tmp_path: Path) -> None:
+    """Everybody gets the error, and whoever comes later finds it open if it can be."""
+    path = tmp_path / "missing" / "numbers.db"
+    writer = SQLiteWriter(partial(_connect, path), tmp_path)
+
+    results = await asyncio.gather(*(writer.run(_numbers) for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [sqlite3.OperationalError] * 3
+    (tmp_path / "missing").mkdir()
+
+    assert await writer.run(partial(_insert, 1)) == 1
+    writer.stop()
+
+
+async def test_stopping_loses_nothing_that_comes_at_the_same_time(tmp_path: Path) -> None:
+    """Changes that are handed over while the thread ends are made, by it or by the next one."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+
+    async def insert_ten(first: int) -> None:
+        for number in range(first, first + 10):
+            await writer.run(partial(_insert, number))
+
+    async def stop_often() -> None:
+        for _ in range(20):
+            await asyncio.to_thread(writer.stop)
+
+    await asyncio.gather(stop_often(), *(insert_ten(10 * part) for part in range(5)))
+
+    assert await writer.run(_numbers) == list(range(50))
+    writer.stop()
+
+
+def test_a_loop_that_has_ended_stops_nobody(tmp_path: Path) -> None:
+    """A change whose event loop is closed is made; nobody waits for it."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    free = threading.Event()
+
+    async def leave_behind() -> None:
+        blocked = asyncio.ensure_future(writer.run(lambda _: free.wait(10)))
+        left = asyncio.ensure_future(writer.run(partial(_insert, 1)))
+        await asyncio.sleep(0)
+        blocked.cancel()
+        left.cancel()
+
+    asyncio.run(leave_behind())
+    free.set()
+
+    assert asyncio.run(writer.run(_numbers)) == [1]
+    writer.stop()
+
+
+async def test_an_error_that_undoing_meets_is_told(tmp_path: Path) -> None:
+    """A connection that breaks down within a change fails it, and the next change has another one."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        await writer.run(lambda connection: connection.close())
+
+    assert await asyncio.wait_for(writer.run(partial(_insert, 1)), 10) == 1
+    writer.stop()
