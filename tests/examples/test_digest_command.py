@@ -13,6 +13,12 @@ REPOSITORY = Path(__file__).parent.parent.parent
 STEPS = ["split", "summarise parts", "refine", "lay out"]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep no runs in the repository."""
+    monkeypatch.setenv("FLUJO_STATE_DB", str(tmp_path / "runs.db"))
+
+
 def test_the_readme_is_digested() -> None:
     """The digest goes to stdout, and what each step took and cost to stderr."""
     ended = flujo_process("run", "examples/digest.py", "--input-file", "README.md", folder=REPOSITORY)
