@@ -20,7 +20,7 @@ from flujo.cli.stores import new_store, resume_command
 from flujo.cli.terminal import ResultStream
 from flujo.cli.typed_values import fields_of, input_for
 from flujo.domain.models import UsageLimits
-from flujo.exceptions import PipelineContextInitializationError
+from flujo.exceptions import PipelineContextInitializationError, SerializationError
 
 
 def run(
@@ -105,6 +105,8 @@ def run(
             )
         except PipelineContextInitializationError as error:
             raise WrongUsageError(f"{error} (here: --context-data or --context-file)") from error
+        except SerializationError as error:
+            raise SerializationError(f"{error}; or keep nothing, with --no-state") from error
     return report(ended, runner.pipeline, results, is_json=json)
 
 

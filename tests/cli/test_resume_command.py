@@ -238,6 +238,7 @@ def test_a_value_that_cannot_be_stored_is_one_line(capsys: Captured) -> None:
 
     assert ended.code == ExitCode.FAILED
     assert ended.err.splitlines()[-1].startswith("error: output is a Opaque, which flujo cannot store; call register_")
+    assert ended.err.splitlines()[-1].endswith("; or keep nothing, with --no-state")
     assert begun(capsys, "opaque", "--no-state").code == ExitCode.SUCCESS
 
 
