@@ -205,6 +205,8 @@ class _Author:
         primary = self.node(depth)
         while isinstance(primary, Rescue):  # one step has one fallback
             primary = primary.primary
+        if isinstance(primary, Agent) and primary.shape in ("update", "misfit", "stranger"):
+            primary = replace(primary, shape="number")  # or else its fallback would have to give an update as well
         return Rescue(primary, self.node(depth))
 
     def _fields(self) -> tuple[str, ...]:

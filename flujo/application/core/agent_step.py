@@ -117,7 +117,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             break
         if (halt := frame.scope.control.halt) is not None:
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
-        if attempts.cost and frame.scope.durable is not None:
+        if (attempts.cost or attempts.tokens) and frame.scope.durable is not None:
             await frame.scope.durable.spend(frame.path, attempts.result(step))
     await _tell_failure_handlers(step)
     return attempts.result(step, success=False, feedback=why)

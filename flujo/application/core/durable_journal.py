@@ -11,7 +11,7 @@ run, and what is written for a step depends on what it gave and changed, not on 
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -107,6 +107,8 @@ class DurableJournal(StateManager):
         self._tree: dict[str, set[str]] = {}
         self._done: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, _Spent] = {}
+        self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
+        self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # steps with a fallback: context before and now
         self._said: list[_Said] = []
         self._written: dict[int, tuple[StepResult, dict[str, Any]]] = {}
         self._is_buffered = backend.durability == "exit"
@@ -186,7 +188,9 @@ class DurableJournal(StateManager):
                 case "answer":
                     self._note_said(path, self._decoded(data))
                 case "asked" | "note":
-                    self.found[path] = self._decoded(data)
+                    self.found[path] = left = self._decoded(data)
+                    if isinstance(left, Question | FellBack) and left.changed is not None:
+                        self._changed[path] = left.changed
 
     def _check_step(self, path: StepPath, fingerprint: str, *, allow_changes: bool) -> None:
         step = self._fingerprints.find(path)
@@ -223,23 +227,48 @@ class DurableJournal(StateManager):
     # Recording
 
     def before(self, frame: ExecutionFrame[Any]) -> BaseModel | None:
-        """Return a copy of a step's context to compare with afterwards; `None` if the step cannot change it."""
+        """Return a copy of a step's context to compare with afterwards; `None` if the step cannot change it.
+
+        What the step changed before the run went on, and without finishing, is changed again.
+        """
+        if not frame.may_change_context:
+            return None
         context: BaseModel = frame.context
-        return copy_context(context) if frame.may_change_context else None
+        before = copy_context(context)
+        if self._changed and (change := self._changed.pop(frame.path, None)) is not None:
+            apply_context_change(context, change)
+        if frame.step.fallback_step is not None:
+            self._at_work[frame.path] = before, context
+        return before
 
     async def record(self, frame: ExecutionFrame[Any], result: StepResult, before: BaseModel | None) -> None:
         """Store that a step finished: its result, what it changed in the context and what it cost, at once.
+
+        Of a step that waits the question takes the place of the result.
 
         Raises:
             SerializationError: The result holds a value that would not come back as it is.
         """
         path = written_path(frame.path)
-        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": self._result_data(result)}
+        self._at_work.pop(frame.path, None)
         change = None if before is None else context_change(before, frame.context, exclude=_KEPT_APART)
+        if result.status == "paused":
+            await self._ask(frame.path, result, change)
+            return
+        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": self._result_data(result)}
         if change is not None:
             written["context"] = self._codec.encode(change, "context")
         await self._put(path, "done", written, folds=self._is_known(path))
         self._written[id(result)] = (result, written["result"])
+
+    async def _ask(self, path: StepPath, result: StepResult, change: Any) -> None:
+        """Store what a step asks; at once if it would have to be paid for again, or else when the run pauses."""
+        question, written = self.left.get(path), written_path(path)
+        if not isinstance(question, Question) or (written, "asked") in self._live:
+            return
+        if result.cost or result.token_counts or change is not None:
+            whole = Question(question.message, result.attempts, result.cost, result.token_counts, change)
+            await self._put(written, "asked", self._codec.encode(whole), folds=self._is_known(written))
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
@@ -261,6 +290,12 @@ class DurableJournal(StateManager):
     async def note(self, path: StepPath, checkpoint: object) -> None:
         """Store where the step at `path` stands, in place of all that was stored of it."""
         written = written_path(path)
+        if isinstance(checkpoint, FellBack):
+            self.add_spent(path, checkpoint.primary)  # what was stored of it is folded
+            self._spent.pop(written, None)
+            contexts = self._at_work.get(path)
+            change = None if contexts is None else context_change(*contexts, exclude=_KEPT_APART)
+            checkpoint = replace(checkpoint, changed=change)
         await self._put(written, "note", self._codec.encode(checkpoint), folds=self._is_known(written))
 
     async def answer(self, path: StepPath, answer: Any) -> list[HumanInteraction]:
@@ -296,7 +331,8 @@ class DurableJournal(StateManager):
     async def finish(self, status: StoredStatus, waiting: Iterable[StepPath] = ()) -> None:
         """Store how the run ended, with the questions it waits for, and let it go."""
         for path in waiting:
-            if (question := self.left.get(path)) is not None:
+            question, key = self.left.get(path), (written_path(path), "asked")
+            if question is not None and key not in self._live:
                 self._add(written_path(path), "asked", to_json_text(self._codec.encode(question)))
         async with self._writing:
             await self._flush(status, releases=True)

@@ -17,12 +17,14 @@ from flujo.utils.narrowing import is_list
 
 @dataclass(slots=True, frozen=True)
 class Question:
-    """Checkpoint of a step that waits: what it asked, and what it had spent until then."""
+    """Checkpoint of a step that waits: what it asked, and what it had spent and changed until then."""
 
     message: str
     attempts: int = 1
     cost: Decimal = ZERO
     tokens: int = 0
+    changed: Any = None
+    """What it had changed in the context, for a run that is started again from the beginning."""
 
 
 def wait_for_person(frame: ExecutionFrame[Any], question: Question, input_schema: Any = None) -> StepResult:
@@ -54,6 +56,8 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
     question = frame.checkpoint(Question)
     if question is None:
         return None
+    if frame.scope.durable is not None:  # or else the run goes on with what it had spent
+        frame.usage.recall(question.cost, question.tokens)
     answers = frame.scope.journal.answers
     if frame.path not in answers:
         return wait_for_person(frame, question, input_schema)

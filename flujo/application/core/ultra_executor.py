@@ -68,6 +68,8 @@ class FellBack:
     """Checkpoint of a step whose fallback waits: the result of the primary, which is not run again."""
 
     primary: StepResult
+    changed: Any = None
+    """What the primary changed in the context, for a run that is started again from the beginning."""
 
 
 class ExecutorCore:
@@ -141,7 +143,7 @@ class ExecutorCore:
             await durable.spend(frame.path, result)
         cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         durable.add_spent(frame.path, result)
-        if result.status == "completed":
+        if result.status == "completed" or (result.status == "paused" and not result.step_history):
             try:
                 await durable.record(frame, result, before)
             except _WORKFLOW_MISTAKES as mistake:
@@ -241,7 +243,7 @@ class ExecutorCore:
 
 async def _keep_spent(path: StepPath, spent: StepResult, durable: DurableRun, mistake: Exception) -> None:
     """Store what a step has spent that ends its run, unless it is the store that failed."""
-    if spent.cost and not isinstance(mistake, StateError):
+    if (spent.cost or spent.token_counts) and not isinstance(mistake, StateError):
         await durable.spend(path, spent)
 
 
