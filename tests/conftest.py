@@ -3,6 +3,10 @@
 import pytest
 from hypothesis import settings
 
+from tests.postgres import postgres, postgres_dsn
+
+__all__ = ["postgres", "postgres_dsn"]  # fixtures of all tests
+
 _LONG_TIMEOUT_S = 3600
 
 settings.register_profile("ci", max_examples=50, derandomize=True, deadline=None, database=None, print_blob=True)

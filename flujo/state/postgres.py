@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateError
 from flujo.state.backend import LEASE_S, Durability
 from flujo.state.ownership import Owner
-from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun
+from flujo.state.records import (
+    JournalEntry,
+    JournalWrite,
+    RunQuery,
+    RunRecord,
+    StoredRun,
+    read_text,
+    stored_text,
+)
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
 
 T = TypeVar("T")
@@ -118,7 +126,8 @@ class PostgresBackend:
                 f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {_NOW} + %s) "
                 "ON CONFLICT (run_id) DO NOTHING",
                 (
-                    *(record.run_id, record.pipeline_name, record.pipeline_version, record.status),
+                    *map(stored_text, (record.run_id, record.pipeline_name, record.pipeline_version)),
+                    record.status,
                     *(record.created_at.timestamp(), record.updated_at.timestamp(), owner.text),
                     *(str(record.total_cost), record.total_tokens, record.start),
                     *(record.head, record.entry_count, record.checksum, self.lease_s),
@@ -138,7 +147,7 @@ class PostgresBackend:
             _check_free(connection, run_id, owner)
             connection.execute(
                 f"UPDATE flujo_runs SET owner = %s, lease_until = {_NOW} + %s WHERE run_id = %s",
-                (owner.text, self.lease_s, run_id),
+                (owner.text, self.lease_s, stored_text(run_id)),
             )
             return StoredRun(stored.record.model_copy(update={"owner": owner.text}), stored.entries)
 
@@ -164,7 +173,7 @@ class PostgresBackend:
                 (
                     *(change.status, change.at, None if change.releases else owner.text, str(change.total_cost)),
                     *(change.total_tokens, change.head, change.entry_count, change.checksum, self.lease_s),
-                    *(run_id, owner.text, change.after),
+                    *(stored_text(run_id), owner.text, change.after),
                 ),
             ).fetchone()
             if row is None:
@@ -179,7 +188,7 @@ class PostgresBackend:
         def extend(connection: Any) -> None:
             cursor = connection.execute(
                 f"UPDATE flujo_runs SET lease_until = {_NOW} + %s WHERE run_id = %s AND owner = %s",
-                (self.lease_s, run_id, owner.text),
+                (self.lease_s, stored_text(run_id), owner.text),
             )
             if cursor.rowcount != 1:
                 raise _lost(connection, run_id, owner)
@@ -191,7 +200,8 @@ class PostgresBackend:
 
         def let_go(connection: Any) -> None:
             connection.execute(
-                "UPDATE flujo_runs SET owner = NULL WHERE run_id = %s AND owner = %s", (run_id, owner.text)
+                "UPDATE flujo_runs SET owner = NULL WHERE run_id = %s AND owner = %s",
+                (stored_text(run_id), owner.text),
             )
 
         await self._transact(run_id, let_go)
@@ -200,7 +210,7 @@ class PostgresBackend:
         """Return the records of runs."""
         conditions = {
             "status = %s": query.status,
-            "pipeline_name = %s": query.pipeline_name,
+            "pipeline_name = %s": None if query.pipeline_name is None else stored_text(query.pipeline_name),
             "updated_at >= %s": None if query.since is None else query.since.timestamp(),
             "updated_at < %s": None if query.until is None else query.until.timestamp(),
         }
@@ -218,7 +228,7 @@ class PostgresBackend:
 
         def remove(connection: Any) -> None:
             _check_free(connection, run_id, None)
-            connection.execute("DELETE FROM flujo_runs WHERE run_id = %s", (run_id,))
+            connection.execute("DELETE FROM flujo_runs WHERE run_id = %s", (stored_text(run_id),))
 
         await self._transact(run_id, remove)
 
@@ -292,8 +302,8 @@ def _store_entries(connection: Any, run: int, change: JournalWrite) -> None:
     for outer in change.folded:
         connection.execute(
             "DELETE FROM flujo_journal WHERE run = %s AND kind <> 'answer' "
-            "AND (path = %s OR (path > %s AND path < %s))",
-            (run, outer, f"{outer}/", f"{outer}0"),  # 0 is what comes after /
+            "AND (%s = '' OR path = %s OR (path > %s AND path < %s))",
+            (run, outer, outer, f"{outer}/", f"{outer}0"),  # 0 is what comes after /
         )
     for each in change.entries:
         connection.execute(
@@ -306,7 +316,7 @@ def _store_entries(connection: Any, run: int, change: JournalWrite) -> None:
 
 def _load(connection: Any, run_id: str, lock: str = "") -> StoredRun:
     statement = f"SELECT {_RECORD}, id FROM flujo_runs WHERE run_id = %s {lock}"
-    row = connection.execute(statement, (run_id,)).fetchone()
+    row = connection.execute(statement, (stored_text(run_id),)).fetchone()
     if row is None:
         raise run_not_found(run_id)
     *fields, run = row
@@ -319,9 +329,9 @@ def _load(connection: Any, run_id: str, lock: str = "") -> StoredRun:
 def _record(row: Sequence[Any]) -> RunRecord:
     run_id, name, version, status, created, updated, owner, cost, tokens, start, head, count, checksum = row
     return RunRecord.model_construct(
-        run_id=run_id,
-        pipeline_name=name,
-        pipeline_version=version,
+        run_id=read_text(run_id),
+        pipeline_name=read_text(name),
+        pipeline_version=read_text(version),
         status=status,
         created_at=datetime.fromtimestamp(created, UTC),
         updated_at=datetime.fromtimestamp(updated, UTC),
@@ -337,7 +347,7 @@ def _record(row: Sequence[Any]) -> RunRecord:
 
 def _check_free(connection: Any, run_id: str, owner: Owner | None) -> None:
     row = connection.execute(
-        f"SELECT owner, {_NOW} < lease_until FROM flujo_runs WHERE run_id = %s", (run_id,)
+        f"SELECT owner, {_NOW} < lease_until FROM flujo_runs WHERE run_id = %s", (stored_text(run_id),)
     ).fetchone()
     if row is None or row[0] is None:
         return
@@ -348,7 +358,7 @@ def _check_free(connection: Any, run_id: str, owner: Owner | None) -> None:
 
 def _lost(connection: Any, run_id: str, owner: Owner) -> StateError:
     """Return the error for an owner whose change was not for the run as it is."""
-    row = connection.execute("SELECT owner FROM flujo_runs WHERE run_id = %s", (run_id,)).fetchone()
+    row = connection.execute("SELECT owner FROM flujo_runs WHERE run_id = %s", (stored_text(run_id),)).fetchone()
     if row is None:
         return run_not_found(run_id)
     if row[0] == owner.text:
