@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flujo import PipelineResult, StepResult
-from flujo.application.core.context import same_value
+from flujo.utils.sameness import same_value
 from tests.properties.building import build
 from tests.properties.crashing import RUN_ID, FaultyStore, History, Life, live_through
 from tests.properties.generator import Kinds, programs, schedules
