@@ -99,8 +99,11 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             if refused.status == "failed":
                 await _tell_failure_handlers(step)
             return refused
-    attempts, turn, why = _Attempts(), _Turn(step.call), None
-    for _ in range(step.config.max_retries + 1):
+    durable, made, why = frame.scope.durable, 0, None
+    attempts, turn = _Attempts(), _Turn(step.call)
+    if durable is not None:
+        made, turn.feedback = durable.attempts_before(frame.path)
+    for _ in range(max(step.config.max_retries + 1 - made, 1)):
         asked = data if turn.feedback is None else _with_feedback(data, turn)
         answer = await ask(turn.call, step, frame, asked, turn.feedback)
         attempts.add(answer)
@@ -117,8 +120,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             break
         if (halt := frame.scope.control.halt) is not None:
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
-        if (attempts.cost or attempts.tokens) and frame.scope.durable is not None:
-            await frame.scope.durable.spend(frame.path, attempts.result(step))
+        if durable is not None:
+            await durable.spend(frame.path, attempts.result(step, feedback=turn.feedback))
     await _tell_failure_handlers(step)
     return attempts.result(step, success=False, feedback=why)
 

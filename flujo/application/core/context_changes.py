@@ -9,7 +9,6 @@ A change is one of these lists, nested for dicts, lists and models within each o
 added to and removed from a set, `[".", [[field, change] ...]]` fields of a model.
 """
 
-from collections.abc import Collection
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel
@@ -24,15 +23,14 @@ _MISSING: Any = object()
 _PRIVATE = "private:"
 
 
-def context_change(before: BaseModel, after: BaseModel, *, exclude: Collection[str] = ()) -> Change | None:
+def context_change(before: BaseModel, after: BaseModel) -> Change | None:
     """Return what makes a context what it became, or `None` if nothing changed.
 
     Args:
         before: A copy of the context, made by `copy_context` before the step.
         after: The context now; the change shares its values.
-        exclude: Fields that do not count.
     """
-    change = _fields_changed(before, after, 0, exclude)
+    change = _fields_changed(before, after, 0)
     return change[1] if change else None
 
 
@@ -73,8 +71,8 @@ def _dict_changed(before: dict[Any, Any], after: dict[Any, Any], depth: int) -> 
 
 
 def _list_changed(before: list[Any], after: list[Any], depth: int) -> Change | None:
-    if len(after) < len(before) or not before:
-        return ["=", after] if len(after) != len(before) else None
+    if len(after) < len(before):
+        return ["=", after]
     changed: list[Any] = []
     for position, (old, new) in enumerate(zip(before, after, strict=False)):
         change = _changed(old, new, depth + 1)
@@ -99,14 +97,12 @@ def _are_same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(x is y or same_value(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _fields_changed(before: BaseModel, after: BaseModel, depth: int, exclude: Collection[str] = ()) -> Change | None:
+def _fields_changed(before: BaseModel, after: BaseModel, depth: int) -> Change | None:
     """Return what changed in which fields; an entry of three says that its field still counts as not set."""
     old, new = _state(before), _state(after)
     is_set, fields = after.__pydantic_fields_set__, type(after).model_fields
     changed: list[Any] = []
     for name, value in new.items():
-        if name in exclude:
-            continue
         change = ["=", value] if name not in old else _changed(old[name], value, depth + 1)
         if change is not None:
             changed.append([name, change] if name in is_set or name not in fields else [name, change, "unset"])

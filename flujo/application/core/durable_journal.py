@@ -10,7 +10,8 @@ run, and what is written for a step depends on what it gave and changed, not on 
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -22,6 +23,7 @@ from flujo.application.core.fingerprints import Fingerprints
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.pausing import Question
 from flujo.application.core.state_manager import StateManager
+from flujo.application.core.stored_results import StoredResults
 from flujo.application.core.ultra_executor import FellBack
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import HumanInteraction, StepPath
@@ -39,7 +41,6 @@ from flujo.utils.copying import copy_context
 _Key = tuple[str, EntryKind]
 
 _FOLDED: tuple[EntryKind, ...] = ("done", "note", "spent", "asked")
-_KEPT_APART = ("hitl_history",)  # answers have entries of their own
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,6 +54,11 @@ class _Spent:
     status: str
     feedback: str | None
     latency_s: float
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the step had attempts left when this was stored."""
+        return self.status == "completed"
 
     @property
     def is_paid(self) -> bool:
@@ -110,7 +116,7 @@ class DurableJournal(StateManager):
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
         self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # steps with a fallback: context before and now
         self._said: list[_Said] = []
-        self._written: dict[int, tuple[StepResult, dict[str, Any]]] = {}
+        self._results = StoredResults(codec)
         self._is_buffered = backend.durability == "exit"
         self._buffer: dict[_Key, JournalEntry] = {}
         self._folded: list[str] = []
@@ -157,11 +163,9 @@ class DurableJournal(StateManager):
         data = self._done.pop(written_path(frame.path), None) if self._done else None
         if data is None:
             return None
-        result = self._read_result(data["result"])
-        if "context" in data:
-            apply_context_change(frame.context, self._decoded(data["context"]))
+        result = self._read(data, frame.context)
         frame.usage.recall(result.cost, result.token_counts)
-        self._written[id(result)] = (result, data["result"])
+        self._results.know(result, data["result"])
         return result
 
     def _open(self, stored: StoredRun, *, allow_changes: bool) -> None:
@@ -208,8 +212,21 @@ class DurableJournal(StateManager):
         return StateCorruptedError(f"{what} of run {self.run_id!r} is damaged in the store", run_id=self.run_id)
 
     def _decoded(self, data: Any) -> Any:
-        try:
+        with self._naming_the_run():
             return self._codec.decode(data)
+
+    def _read(self, data: dict[str, Any], context: BaseModel) -> StepResult:
+        """Return the result of an entry, and make its change of the context again."""
+        with self._naming_the_run():
+            result = self._results.read(data["result"])
+        if "context" in data:
+            apply_context_change(context, self._decoded(data["context"]))
+        return result
+
+    @contextmanager
+    def _naming_the_run(self) -> Generator[None]:
+        try:
+            yield
         except SerializationError as error:
             raise SerializationError(f"run {self.run_id!r}: {error}") from error
 
@@ -217,9 +234,7 @@ class DurableJournal(StateManager):
         """Return the results of the steps of a run that completed, and let its context become what it was."""
         history: list[StepResult] = []
         while (data := self._done.get(str(len(history)))) is not None:
-            history.append(self._read_result(data["result"]))
-            if "context" in data:
-                apply_context_change(context, self._decoded(data["context"]))
+            history.append(self._read(data, context))
         if not history:
             raise self._damaged("the history")
         return history
@@ -251,15 +266,23 @@ class DurableJournal(StateManager):
         """
         path = written_path(frame.path)
         self._at_work.pop(frame.path, None)
-        change = None if before is None else context_change(before, frame.context, exclude=_KEPT_APART)
+        change = None if before is None else context_change(before, frame.context)
         if result.status == "paused":
             await self._ask(frame.path, result, change)
             return
-        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": self._result_data(result)}
+        data = self._results.write(result)
+        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": data}
         if change is not None:
-            written["context"] = self._codec.encode(change, "context")
+            written["context"] = self._encoded_change(change, frame.context)
         await self._put(path, "done", written, folds=self._is_known(path))
-        self._written[id(result)] = (result, written["result"])
+        self._results.know(result, data)
+
+    def _encoded_change(self, change: Any, context: BaseModel) -> Any:
+        try:
+            return self._codec.encode(change, "a change of the context")
+        except SerializationError:
+            self._codec.encode(context, "context")  # names the place as the user knows it
+            raise
 
     async def _ask(self, path: StepPath, result: StepResult, change: Any) -> None:
         """Store what a step asks; at once if it would have to be paid for again, or else when the run pauses."""
@@ -274,15 +297,23 @@ class DurableJournal(StateManager):
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
         cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         before = self._spent.get(written_path(path))
-        if before is not None and before.is_paid:
+        if before is not None and (before.is_paid or before.is_unfinished):
             cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
         spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s)
         await self._put(written_path(path), "spent", self._codec.encode(spent))
 
+    def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
+        """Return the attempts made at a step when the run ended in their midst, and what was wrong with the last.
+
+        A step that had no attempts left starts afresh.
+        """
+        before = self._spent.get(written_path(path)) if self._spent else None
+        return (before.attempts, before.feedback) if before is not None and before.is_unfinished else (0, None)
+
     def add_spent(self, path: StepPath, result: StepResult) -> None:
         """Add to a step's result what it spent before this run went on."""
         before = self._spent.get(written_path(path)) if self._spent else None
-        if before is not None and before.is_paid:
+        if before is not None and (before.is_paid or before.is_unfinished):
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts
@@ -294,7 +325,7 @@ class DurableJournal(StateManager):
             self.add_spent(path, checkpoint.primary)  # what was stored of it is folded
             self._spent.pop(written, None)
             contexts = self._at_work.get(path)
-            change = None if contexts is None else context_change(*contexts, exclude=_KEPT_APART)
+            change = None if contexts is None else context_change(*contexts)
             checkpoint = replace(checkpoint, changed=change)
         await self._put(written, "note", self._codec.encode(checkpoint), folds=self._is_known(written))
 
@@ -413,47 +444,6 @@ class DurableJournal(StateManager):
                     self._buffer.pop((current, kind), None)
         self._tree.get(path.rpartition("/")[0], set[str]()).discard(path)
         self._folded.append(path)
-
-    # Results
-
-    def _result_data(self, result: StepResult) -> dict[str, Any]:
-        """Return a result as JSON; of its children what was written when they finished."""
-        data: dict[str, Any] = {
-            "name": result.name,
-            "status": result.status,
-            "output": self._codec.encode(result.output, "output"),
-            "attempts": result.attempts,
-            "latency_s": result.latency_s,
-        }
-        if result.cost:
-            data["cost"] = str(result.cost)
-        if result.token_counts:
-            data["tokens"] = result.token_counts
-        if result.feedback is not None:
-            data["feedback"] = self._codec.encode(result.feedback)
-        if result.metadata_:
-            data["metadata"] = self._codec.encode(result.metadata_, "metadata_")
-        if result.step_history:
-            data["steps"] = [self._child_data(child) for child in result.step_history]
-        return data
-
-    def _child_data(self, child: StepResult) -> dict[str, Any]:
-        _, data = self._written.pop(id(child), (None, None))
-        return self._result_data(child) if data is None else data
-
-    def _read_result(self, data: dict[str, Any]) -> StepResult:
-        return StepResult(
-            data["name"],
-            self._decoded(data["output"]),
-            status=data["status"],
-            attempts=data["attempts"],
-            latency_s=data["latency_s"],
-            cost=Decimal(data.get("cost", ZERO)),
-            token_counts=data.get("tokens", 0),
-            feedback=self._decoded(data.get("feedback")),
-            metadata_=self._decoded(data.get("metadata")),
-            step_history=[self._read_result(child) for child in data["steps"]] if "steps" in data else None,
-        )
 
 
 INTERNAL_TYPES = (Question, FellBack, _Spent, _Said)

@@ -155,6 +155,10 @@ class DurableRun(Protocol):
         """Add to a step's result what it spent before the run went on."""
         ...
 
+    def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
+        """Return the attempts made at a step when the run ended in their midst, and what was wrong with the last."""
+        ...
+
     async def note(self, path: StepPath, checkpoint: object) -> None:
         """Keep where the step at `path` stands; it finds the checkpoint when the run goes on."""
         ...

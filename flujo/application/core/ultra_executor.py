@@ -12,6 +12,8 @@ from decimal import Decimal
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
+from pydantic import BaseModel
+
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import DurableRun, ExecutionFrame
 from flujo.application.core.outcome import conclude, describe_error, keep_output, leave_unfinished
@@ -130,10 +132,18 @@ class ExecutorCore:
             frame = frame.only_child()  # it is its step, which is kept
         else:
             return recalled
-        is_guarded = frame.scope.hooks is not None or frame.step.is_guarded
-        before = durable.before(frame)
+        if frame.scope.hooks is not None or frame.step.is_guarded:
+            return await self._run_guarded(frame)
+        return await self._run_and_keep(frame, durable, durable.before(frame), is_guarded=False)
+
+    async def _run_and_keep(
+        self, frame: ExecutionFrame[Any], durable: DurableRun, before: BaseModel | None, *, is_guarded: bool
+    ) -> StepResult:
+        """Run a step and keep what it comes to, before anybody is told of it."""
+        started = perf_counter()
         try:
-            result = await (self._run_guarded(frame) if is_guarded else self._run(frame))
+            result = await (self._run_limited(frame) if is_guarded else self._run(frame))
+            result.latency_s = perf_counter() - started
         except _WORKFLOW_MISTAKES as mistake:
             _, unfinished = frame.scope.control.unfinished.get(mistake, (None, None))
             if unfinished is not None and not unfinished.step_history:
@@ -192,10 +202,15 @@ class ExecutorCore:
     async def _run_guarded(self, frame: ExecutionFrame[Any]) -> StepResult:
         """Run a step with everything around its handler: hooks, its part of the input, limits, fallback."""
         started = perf_counter()
+        durable = frame.scope.durable
+        before = None if durable is None else durable.before(frame)
         await _tell_before(frame)
         if (halt := frame.scope.control.halt) is not None:  # a hook may have aborted the run, or taken its time
             return halt.refuse(frame.step)
-        result = await self._run_limited(frame)
+        if durable is None:
+            result = await self._run_limited(frame)
+        else:
+            result = await self._run_and_keep(frame, durable, before, is_guarded=True)
         result.latency_s = perf_counter() - started
         await _tell_after(frame, result)
         return result

@@ -130,15 +130,6 @@ def test_a_change_is_as_large_as_what_changed(size: int) -> None:
     assert len(_codec.dumps(context_change(before, notes))) < 150
 
 
-def test_excluded_fields_do_not_count() -> None:
-    """A field may be kept apart."""
-    notes = Notes()
-    before = copy_context(notes)
-    notes.words.append("c")
-
-    assert context_change(before, notes, exclude=["words"]) is None
-
-
 def test_a_change_that_does_not_fit_is_refused() -> None:
     """A context of another shape is not changed half."""
     with pytest.raises(ValueError, match="a int cannot be changed by"):
