@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from flujo.cli.terminal import one_line, say
+from flujo.cli.terminal import one_line, say, visible
 from flujo.domain.results import Waiting
 from flujo.exceptions import AnswerRejectedError, FlujoError
 from flujo.utils.narrowing import is_dict, is_list
@@ -72,7 +72,7 @@ def ask(asked: Waiting) -> Any:
         NobodyAnsweredError: The input ends.
     """
     say(f"Step {asked.step_name!r} at {'/'.join(asked.path)} asks:\n")
-    say("".join(f"  {line}\n" for line in asked.message.splitlines()))
+    say("".join(f"  {visible(line)}\n" for line in asked.message.splitlines()))
     if asked.input_schema is None:
         return _read("Answer: ")
     return _Form.of(asked).fill()

@@ -90,21 +90,26 @@ def stored_steps(stored: StoredRun) -> list[StoredStep]:
             f"the record of run {run_id!r} is damaged in the store; flujo doctor says more", run_id=run_id
         )
     finished = {read_path(entry.path) for entry in stored.entries if entry.kind == "done"}
+    for entry in stored.entries:
+        if not entry.is_intact(run_id) or entry.kind not in _KINDS:
+            raise _damaged(entry, run_id)
     for entry in sorted(stored.entries, key=_order):
         path = read_path(entry.path)
         if any(path[:length] in finished for length in range(len(path))):
             continue  # an answer within a step that finished since
         try:
-            if not entry.is_intact(run_id):
-                raise ValueError("its checksum does not fit")
             _fill(_node(nodes, path), entry)
         except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-            raise StateCorruptedError(
-                f"the entry of step {entry.path} of run {run_id!r} is damaged in the store; flujo doctor says more",
-                run_id=run_id,
-            ) from error
+            raise _damaged(entry, run_id) from error
     _add_up(root)
     return root.steps
+
+
+def _damaged(entry: JournalEntry, run_id: str) -> StateCorruptedError:
+    return StateCorruptedError(
+        f"the entry of step {entry.path} of run {run_id!r} is damaged in the store; flujo doctor says more",
+        run_id=run_id,
+    )
 
 
 _KINDS = ("note", "spent", "asked", "answer", "done")

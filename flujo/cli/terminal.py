@@ -1,6 +1,7 @@
 """Where output goes: results to stdout, everything else to stderr, and no complaint when a reader is gone."""
 
 import os
+import re
 import sys
 from io import FileIO, TextIOWrapper
 from typing import Literal, TextIO
@@ -8,6 +9,7 @@ from typing import Literal, TextIO
 from rich.console import Console
 from typing_extensions import Buffer
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOST_ERROR_CHARACTERS = 1000
 
 
@@ -59,9 +61,14 @@ def say_error(message: str) -> None:
     say(f"error: {one_line(message)}")
 
 
+def visible(text: str) -> str:
+    """Return text whose control characters are written out, so that a terminal shows them and does not obey."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def one_line(text: str) -> str:
-    """Return text on one line of bounded length."""
-    flat = " ".join(text.split())
+    """Return text on one line of bounded length, without control characters."""
+    flat = visible(" ".join(text.split()))
     return flat if len(flat) <= _MOST_ERROR_CHARACTERS else flat[: _MOST_ERROR_CHARACTERS - 3] + "..."
 
 

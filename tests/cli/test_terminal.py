@@ -98,6 +98,11 @@ def test_no_terminal_gets_no_colours(workflows: Path, tmp_path: Path) -> None:
     assert "\x1b" not in ended.out + ended.err
 
 
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    """A message of the user's can neither colour nor clear the terminal."""
+    assert one_line("really?\x1b[31m\x00 now\x9b") == "really?\\x1b[31m\\x00 now\\x9b"
+
+
 def test_an_error_is_one_line_of_bounded_length() -> None:
     """Line ends become spaces, and what is too long ends with dots."""
     assert one_line("a\n  b\tc") == "a b c"

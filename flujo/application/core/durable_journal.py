@@ -10,8 +10,7 @@ run, and what is written for a step depends on what it gave and changed, not on 
 
 import asyncio
 import json
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -212,23 +211,23 @@ class DurableJournal(StateManager):
         return StateCorruptedError(f"{what} of run {self.run_id!r} is damaged in the store", run_id=self.run_id)
 
     def _decoded(self, data: Any) -> Any:
-        with self._naming_the_run():
+        try:
             return self._codec.decode(data)
+        except SerializationError as error:
+            raise self._unreadable(error) from error
 
     def _read(self, data: dict[str, Any], context: BaseModel) -> StepResult:
         """Return the result of an entry, and make its change of the context again."""
-        with self._naming_the_run():
+        try:
             result = self._results.read(data["result"])
+        except SerializationError as error:
+            raise self._unreadable(error) from error
         if "context" in data:
             apply_context_change(context, self._decoded(data["context"]))
         return result
 
-    @contextmanager
-    def _naming_the_run(self) -> Generator[None]:
-        try:
-            yield
-        except SerializationError as error:
-            raise SerializationError(f"run {self.run_id!r}: {error}") from error
+    def _unreadable(self, error: SerializationError) -> SerializationError:
+        return SerializationError(f"run {self.run_id!r}: {error}")
 
     def replay(self, context: BaseModel) -> list[StepResult]:
         """Return the results of the steps of a run that completed, and let its context become what it was."""

@@ -62,21 +62,21 @@ class StoredResults:
 
     def read(self, data: dict[str, Any]) -> StepResult:
         """Return the result that was written as JSON."""
-        steps = [self.read(child) for child in data.get("steps", ())]
+        steps = [self.read(child) for child in data["steps"]] if "steps" in data else None
         output = self._codec.decode(data["output"])
         if data.get(_WITHOUT_STEPS):
-            output = output.model_copy(update={"step_history": list(steps)})
+            output = output.model_copy(update={"step_history": list(steps or ())})
         return StepResult(
             data["name"],
             output,
             status=data["status"],
             attempts=data["attempts"],
             latency_s=data["latency_s"],
-            cost=Decimal(data.get("cost", ZERO)),
+            cost=Decimal(data["cost"]) if "cost" in data else ZERO,
             token_counts=data.get("tokens", 0),
-            feedback=self._codec.decode(data.get("feedback")),
-            metadata_=self._codec.decode(data.get("metadata")),
-            step_history=steps or None,
+            feedback=self._codec.decode(data["feedback"]) if "feedback" in data else None,
+            metadata_=self._codec.decode(data["metadata"]) if "metadata" in data else None,
+            step_history=steps,
         )
 
     def _of_child(self, child: StepResult) -> dict[str, Any]:
