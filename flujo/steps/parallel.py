@@ -94,6 +94,8 @@ def outputs_by_name(run: BranchRun) -> dict[str, Any]:
 
 def as_pipelines(name: str, branches: Mapping[str, BaseStep[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:
     """Return branches as pipelines, so that a path is the same whether a branch is a step or a pipeline of one."""
+    if not isinstance(branches, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+        raise ConfigurationError(f"step {name!r}: branches is {branches!r}; give a dict of steps by name")
     if not branches:
         raise ConfigurationError(f"step {name!r} needs at least one branch")
     for key, branch in branches.items():

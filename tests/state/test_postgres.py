@@ -111,6 +111,7 @@ def test_an_unknown_durability_is_refused() -> None:
 
 def test_closing_leaves_no_connection_and_no_thread(postgres_dsn: str) -> None:
     """After `close` the server has no session of the store, and the process none of its threads."""
+    before = set(threading.enumerate())
     backend = PostgresBackend(postgres_dsn)
     asyncio.run(backend.list_runs(RunQuery()))
 
@@ -120,7 +121,7 @@ def test_closing_leaves_no_connection_and_no_thread(postgres_dsn: str) -> None:
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         while connection.execute(count).fetchone() != (0,):  # a session takes a moment to end; else the test times out
             pass
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("flujo")]
+    assert not [thread.name for thread in threading.enumerate() if thread not in before]
 
 
 async def test_two_stores_share_runs(postgres_dsn: str) -> None:

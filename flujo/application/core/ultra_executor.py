@@ -207,11 +207,11 @@ class ExecutorCore:
         await _tell_before(frame)
         if (halt := frame.scope.control.halt) is not None:  # a hook may have aborted the run, or taken its time
             return halt.refuse(frame.step)
-        if durable is None:
-            result = await self._run_limited(frame)
-        else:
+        if durable is not None:
             result = await self._run_and_keep(frame, durable, before, is_guarded=True)
-        result.latency_s = perf_counter() - started
+        else:
+            result = await self._run_limited(frame)
+            result.latency_s = perf_counter() - started
         await _tell_after(frame, result)
         return result
 
