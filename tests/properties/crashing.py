@@ -5,6 +5,7 @@ Each life counts its own calls, so that what was called again can be told from w
 """
 
 import asyncio
+import dataclasses
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -306,6 +307,27 @@ def _aborting(at: int) -> Any:
             raise PipelineAbortSignal("enough")
 
     return abort
+
+
+def steady(program: Program) -> Program:
+    """Return a program whose agents end each execution with their first attempt, in the way they would in the end.
+
+    A script does not know which attempt it is asked for after a crash among several of them.
+    """
+    return dataclasses.replace(program, root=_steady(program.root))
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_steady(part) for part in value)  # pyright: ignore[reportUnknownVariableType]  # a tuple of anything
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    changes = {each.name: _steady(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Agent):
+        fails, is_refused = (value.endings[-1] == ending for ending in ("raises", "is refused"))
+        changes |= {"failures": int(fails), "is_fatal": fails, "refusals": int(is_refused)}
+        changes |= {"retries": 0} if is_refused else {}
+    return dataclasses.replace(value, **changes)
 
 
 def settled(root: Node) -> set[str]:

@@ -1,8 +1,9 @@
 """A stored run that is interrupted anywhere, again and again, comes to what one comes to that never is."""
 
 from collections import Counter
+from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.properties.building import build
@@ -15,11 +16,12 @@ from tests.properties.crashing import (
     interruptions,
     live_through,
     settled,
+    steady,
     told,
 )
 from tests.properties.generator import Kinds, programs, schedules
 from tests.properties.model import Model, Report
-from tests.properties.programs import Program
+from tests.properties.programs import Agent, Program, Seq
 from tests.properties.running import in_world, run
 
 _PEOPLE = Kinds(humans=True, caches=False)
@@ -58,11 +60,16 @@ def _check(history: History, expected: Report, plain: Report, program: Program) 
         assert life.lost(answering) <= (life.in_flight if end is not None else Counter())
 
 
+_FAILS = Agent("fails", failures=1, failure_cost=Decimal("0.01"))
+
+
+@example(Program(Seq("outer", (Seq("inner", (_FAILS,)),))), [0], [0], [Interruption("crash", 3)], 0)
 @given(programs(_PEOPLE), schedules, schedules, st.lists(crashes, min_size=1, max_size=4), st.integers(0, 2))
 def test_a_run_that_crashes_comes_to_the_same(
     program: Program, picks: list[int], order: list[int], ends: list[Interruption], waits: int
 ) -> None:
     """Deaths before and after any write change neither result nor context, and only calls in flight are repeated."""
+    program = steady(program)
     expected, plain = Model().run(program), run(build(program.root, people=False), program)
 
     history = _lived(program, picks, ends, order, waits, expected.tokens)
@@ -75,6 +82,7 @@ def test_a_run_that_is_interrupted_comes_to_the_same(
     program: Program, picks: list[int], order: list[int], ends: list[Interruption], waits: int
 ) -> None:
     """The same holds for cancellations at any await, aborts and limits that were too small."""
+    program = steady(program)
     expected, plain = Model().run(program), run(build(program.root, people=False), program)
 
     history = _lived(program, picks, ends, order, waits, expected.tokens)

@@ -103,7 +103,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     attempts, turn = _Attempts(), _Turn(step.call)
     if durable is not None:
         made, turn.feedback = durable.attempts_before(frame.path)
-    for _ in range(max(step.config.max_retries + 1 - made, 1)):
+    for left in reversed(range(max(step.config.max_retries + 1 - made, 1))):
         asked = data if turn.feedback is None else _with_feedback(data, turn)
         answer = await ask(turn.call, step, frame, asked, turn.feedback)
         attempts.add(answer)
@@ -120,7 +120,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             break
         if (halt := frame.scope.control.halt) is not None:
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
-        if durable is not None:
+        if durable is not None and left:  # what the last one comes to is stored as the step's own end
             await durable.spend(frame.path, attempts.result(step, feedback=turn.feedback))
     await _tell_failure_handlers(step)
     return attempts.result(step, success=False, feedback=why)

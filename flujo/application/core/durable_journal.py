@@ -10,6 +10,7 @@ run, and what is written for a step depends on what it gave and changed, not on 
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -36,6 +37,8 @@ from flujo.state.records import EntryKind, JournalEntry, JournalWrite, StoredRun
 from flujo.utils.clock import Clock
 from flujo.utils.codec import Codec, to_json_text
 from flujo.utils.copying import copy_context
+
+_log = logging.getLogger("flujo.state")
 
 _Key = tuple[str, EntryKind]
 
@@ -84,6 +87,8 @@ class DurableJournal(StateManager):
         fingerprints: Of the steps of the pipeline.
         clock: Tells the time.
         allow_changes: Whether steps may differ from those that finished.
+        is_optional: Whether a value that cannot be stored is left out with a warning; its step runs again if the run
+            goes on.
 
     Raises:
         StateCorruptedError: What is stored is damaged.
@@ -100,8 +105,10 @@ class DurableJournal(StateManager):
         fingerprints: Fingerprints,
         clock: Clock,
         allow_changes: bool = False,
+        is_optional: bool = False,
     ) -> None:
         super().__init__()
+        self._is_optional, self._has_gaps = is_optional, False
         record = stored.record
         self.run_id = record.run_id
         self._backend, self._owner, self._codec, self._clock = backend, owner, codec, clock
@@ -269,12 +276,28 @@ class DurableJournal(StateManager):
         if result.status == "paused":
             await self._ask(frame.path, result, change)
             return
-        data = self._results.write(result)
-        written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": data}
-        if change is not None:
-            written["context"] = self._encoded_change(change, frame.context)
+        try:
+            data = self._results.write(result)
+            written: dict[str, Any] = {"step": self._fingerprints.of(frame.step), "result": data}
+            if change is not None:
+                written["context"] = self._encoded_change(change, frame.context)
+        except SerializationError as error:
+            self._leave_out(path, error)
+            return
         await self._put(path, "done", written, folds=self._is_known(path))
         self._results.know(result, data)
+
+    def _leave_out(self, path: str, error: SerializationError) -> None:
+        """Do without an entry, if that is allowed.
+
+        Raises:
+            SerializationError: It is not.
+        """
+        if not self._is_optional:
+            raise error
+        if not self._has_gaps:
+            _log.warning("the step at %s is not kept, and runs again if the run goes on: %s", path, error)
+        self._has_gaps = True
 
     def _encoded_change(self, change: Any, context: BaseModel) -> Any:
         try:
@@ -294,6 +317,8 @@ class DurableJournal(StateManager):
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
+        if self._tree.get(written_path(path)):
+            return  # its result is that of a step within it, where this is stored already
         cost, tokens, attempts = result.cost, result.token_counts, result.attempts
         before = self._spent.get(written_path(path))
         if before is not None and (before.is_paid or before.is_unfinished):
@@ -326,7 +351,12 @@ class DurableJournal(StateManager):
             contexts = self._at_work.get(path)
             change = None if contexts is None else context_change(*contexts)
             checkpoint = replace(checkpoint, changed=change)
-        await self._put(written, "note", self._codec.encode(checkpoint), folds=self._is_known(written))
+        try:
+            encoded = self._codec.encode(checkpoint, "what is noted")
+        except SerializationError as error:
+            self._leave_out(written, error)
+            return
+        await self._put(written, "note", encoded, folds=self._is_known(written))
 
     async def answer(self, path: StepPath, answer: Any) -> list[HumanInteraction]:
         """Store what a person answered to the step at `path`, which has asked.
@@ -366,6 +396,8 @@ class DurableJournal(StateManager):
                 self._add(written_path(path), "asked", to_json_text(self._codec.encode(question)))
         async with self._writing:
             await self._flush(status, releases=True)
+        if status == "completed" and self._has_gaps:
+            await self._backend.delete(self.run_id)  # it could not be read back
 
     async def _put(
         self, path: str, kind: EntryKind, data: Any, *, folds: bool = False, is_urgent: bool = False
