@@ -132,6 +132,7 @@ class Flujo(Generic[InT, OutT]):
         self._state_backend = state_backend
         self._delete_on_completion = delete_on_completion
         self._origin: Mapping[str, Any] | None = None
+        self._is_store_optional = False
         self._manager_parts = StepCoordinator(ExecutorCore(), self.pipeline)
         self._runs: StoredRuns | None = None
         self._is_checked = False
@@ -313,6 +314,7 @@ class Flujo(Generic[InT, OutT]):
         usage_limits: UsageLimits | None = None,
         hooks: Sequence[Hook] = (),
         state_backend: StateBackend | None = None,
+        is_store_optional: bool = False,
         origin: Mapping[str, Any] | None = None,
     ) -> "Flujo[InT, OutT]":
         """Return a runner of the same pipeline with some settings replaced.
@@ -323,6 +325,7 @@ class Flujo(Generic[InT, OutT]):
             usage_limits: Each limit that is set in it replaces that one of this runner; the others stay.
             hooks: Told what happens after the hooks of this runner.
             state_backend: Replaces the store, if given.
+            is_store_optional: Whether a run goes on without its store, with a warning, where a value cannot be stored.
             origin: Where runs come from, such as a file, as JSON; stored with each run that begins.
         """
         made = Flujo(
@@ -340,6 +343,7 @@ class Flujo(Generic[InT, OutT]):
             clock=self._clock,
         )
         made._origin = self._origin if origin is None else origin
+        made._is_store_optional = is_store_optional or self._is_store_optional
         return made
 
     def check(self) -> None:
@@ -377,7 +381,7 @@ class Flujo(Generic[InT, OutT]):
         given = {**self._initial_context_data, **_context_data(initial_context_data)}
         run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)
-        if self._state_backend is None:
+        if self._state_backend is None or not self._stored_runs(self._state_backend).takes(data, context):
             return await self._run(self._fresh(data, run_id, context), on_chunk)
         async with self._stored_runs(self._state_backend).begun(
             run_id, data, context, allow_changes=allow_changes
@@ -463,6 +467,7 @@ class Flujo(Generic[InT, OutT]):
                 version=self.pipeline_version,
                 clock=self._clock,
                 origin=self._origin,
+                is_optional=self._is_store_optional,
             )
         return self._runs
 

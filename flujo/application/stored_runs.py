@@ -63,6 +63,7 @@ class StoredRuns:
         version: Which version of it this is.
         clock: Tells the time.
         origin: Where runs that begin here come from, as JSON; `None` if nobody needs to know.
+        is_optional: Whether a run goes on without the store where a value cannot be stored.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class StoredRuns:
         version: str,
         clock: Clock,
         origin: Mapping[str, Any] | None = None,
+        is_optional: bool = False,
     ) -> None:
         self.backend = backend
+        self._is_optional = is_optional
         self._pipeline = pipeline
         self._name, self._version, self._clock = name, version, clock
         self._origin = {} if origin is None else {"origin": origin}
@@ -95,6 +98,27 @@ class StoredRuns:
             _check_declared(self._pipeline, self._context_model)
             self._is_checked = True
 
+    def takes(self, data: Any, context: BaseModel) -> bool:
+        """Tell whether a run with this input and context can be kept; raises what `begun` does if it has to be."""
+        try:
+            self.check()
+            self._encoded_start(data, context)
+        except SerializationError as error:
+            if not self._is_optional:
+                raise
+            _log.warning("the run is not kept: %s", error)
+            return False
+        return True
+
+    def _encoded_start(self, data: Any, context: BaseModel) -> str:
+        return to_json_text(
+            {
+                "input": self._codec.encode(data, "the input"),
+                "context": self._codec.encode(context, "the context"),
+                **self._origin,
+            }
+        )
+
     @asynccontextmanager
     async def begun(
         self, run_id: str, data: Any, context: BaseModel, *, allow_changes: bool
@@ -108,13 +132,7 @@ class StoredRuns:
         """
         self.check()
         now = self._clock.now()
-        start = to_json_text(
-            {
-                "input": self._codec.encode(data, "the input"),
-                "context": self._codec.encode(context, "the context"),
-                **self._origin,
-            }
-        )
+        start = self._encoded_start(data, context)
         record = RunRecord(
             run_id=run_id,
             pipeline_name=self._name,
@@ -214,6 +232,7 @@ class StoredRuns:
             fingerprints=self._fingerprints,
             clock=self._clock,
             allow_changes=allow_changes,
+            is_optional=self._is_optional,
         )
         data, context = self._start_of(stored.record)
         remember(journal.interactions(()), context)

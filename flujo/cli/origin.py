@@ -35,11 +35,14 @@ class Origin(BaseModel):
     """The limit that was given as a flag."""
     limit_tokens: int | None = None
     """The limit that was given as a flag."""
+    is_store_optional: bool = False
+    """Whether nobody has asked for the store, so that a value that cannot be stored is no error."""
 
     @classmethod
-    def of(cls, loaded: LoadedFile, context_model: str | None, flags: RunSettings) -> Self:
+    def of(cls, loaded: LoadedFile, context_model: str | None, flags: RunSettings, *, is_store_optional: bool) -> Self:
         """Return where a run of a file comes from."""
         return cls(
+            is_store_optional=is_store_optional,
             file=loaded.path.resolve(),
             name=loaded.name,
             context_model=context_model,
@@ -79,4 +82,4 @@ class Origin(BaseModel):
     def prepared(self, runner: Flujo[Any, Any], store: StateBackend | None) -> Flujo[Any, Any]:
         """Return a runner that keeps its runs in a store, if there is one, and says that they come from here."""
         origin = self.model_dump(mode="json", exclude_none=True)
-        return runner.with_settings(state_backend=store, origin=origin)
+        return runner.with_settings(state_backend=store, origin=origin, is_store_optional=self.is_store_optional)

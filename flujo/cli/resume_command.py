@@ -121,7 +121,9 @@ def _find(run: str, file: str | None, state_db: str | None) -> _Found:
         loaded = load_file(origin.target(record.run_id))
     name = None if origin is None else origin.context_model
     runner = loaded.runner.with_settings(
-        context_model=None if name is None else loaded.context_model(name), state_backend=store
+        context_model=None if name is None else loaded.context_model(name),
+        state_backend=store,
+        is_store_optional=origin is not None and origin.is_store_optional,
     )
     return _Found(record.run_id, runner, {} if origin is None else origin.limit_flags)
 

@@ -91,7 +91,8 @@ def run(
         data = input_for(runner.pipeline.steps[0], source.read(is_quiet=json))
         has_own_store = runner.state_backend is not None and settings.state_db is None
         if not no_state and not has_own_store:
-            origin = Origin.of(loaded, context_model, flags_only(flags))
+            is_optional = settings.state_db is None
+            origin = Origin.of(loaded, context_model, flags_only(flags), is_store_optional=is_optional)
             runner = origin.prepared(runner, new_store(settings))
         identity = run_id or runner.new_identity()
         try:

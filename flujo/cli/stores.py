@@ -39,7 +39,8 @@ def new_store(settings: RunSettings) -> SQLiteBackend:
             ) from error
     elif not path.parent.is_dir():
         raise WrongUsageError(f"{path} cannot be made, because there is no folder {path.parent}")
-    return SQLiteBackend(path)
+    # Who names a file wants the runs in it whatever happens; waiting for the disk after every step is for them only.
+    return SQLiteBackend(path, durability="fast" if settings.state_db is None else "full")
 
 
 def existing_database(state_db: str | None) -> Path:

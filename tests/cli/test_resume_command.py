@@ -234,7 +234,7 @@ def test_a_changed_workflow_is_refused_unless_allowed(stored: Path, capsys: Capt
 
 def test_a_value_that_cannot_be_stored_is_one_line(capsys: Captured) -> None:
     """The type is named with the call that registers it; `--no-state` runs without a store."""
-    ended = begun(capsys, "opaque")
+    ended = begun(capsys, "opaque", "--state-db", "named.db")
 
     assert ended.code == ExitCode.FAILED
     assert ended.err.splitlines()[-1].startswith("error: output is a Opaque, which flujo cannot store; call register_")
