@@ -71,6 +71,28 @@ async def test_attempts_go_on_where_they_stood() -> None:
     assert result.step_history[0].attempts == 3
 
 
+async def test_what_attempts_changed_is_kept() -> None:
+    """After a crash in the second attempt the context has what the first one wrote to it."""
+    backend, calls = InMemoryBackend(), list[str]()
+
+    def work(data: str, *, context: PipelineContext) -> str:
+        calls.append(data)
+        context.scratchpad.setdefault("seen", []).append(len(calls))
+        if len(calls) == 1:
+            raise ConnectionError("down")
+        if len(calls) == 2:
+            raise _Crash
+        return data
+
+    runner = Flujo(Step("work", work, max_retries=1), state_backend=backend)
+    with pytest.raises(_Crash):
+        await runner.run_async("x", run_id="r")
+
+    result = await runner.run_async("x", run_id="r")
+
+    assert result.final_pipeline_context.scratchpad == {"seen": [1, 3]}
+
+
 async def test_what_a_step_adds_to_the_answers_is_kept() -> None:
     """Interactions of the user's own stand beside those of flujo."""
     backend = InMemoryBackend()

@@ -30,6 +30,7 @@ from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
+from flujo.domain.step import AgentStep
 from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
 from flujo.state.backend import StateBackend
 from flujo.state.ownership import Owner
@@ -56,6 +57,8 @@ class _Spent:
     status: str
     feedback: str | None
     latency_s: float
+    changed: Any = None
+    """What the attempts so far changed in the context, if more of them were to come."""
 
     @property
     def is_unfinished(self) -> bool:
@@ -120,7 +123,7 @@ class DurableJournal(StateManager):
         self._done: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, _Spent] = {}
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
-        self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # steps with a fallback: context before and now
+        self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # context before and now
         self._said: list[_Said] = []
         self._results = StoredResults(codec)
         self._is_buffered = backend.durability == "exit"
@@ -194,7 +197,9 @@ class DurableJournal(StateManager):
                     self._check_step(path, data["step"], allow_changes=allow_changes)
                     self._done[entry.path] = data
                 case "spent":
-                    self._spent[entry.path] = self._decoded(data)
+                    self._spent[entry.path] = spent = self._decoded(data)
+                    if spent.changed is not None:
+                        self._changed[path] = spent.changed
                 case "answer":
                     self._note_said(path, self._decoded(data))
                 case "asked" | "note":
@@ -258,7 +263,7 @@ class DurableJournal(StateManager):
         before = copy_context(context)
         if self._changed and (change := self._changed.pop(frame.path, None)) is not None:
             apply_context_change(context, change)
-        if frame.step.fallback_step is not None:
+        if frame.step.fallback_step is not None or isinstance(frame.step, AgentStep):
             self._at_work[frame.path] = before, context
         return before
 
@@ -323,7 +328,9 @@ class DurableJournal(StateManager):
         before = self._spent.get(written_path(path))
         if before is not None and (before.is_paid or before.is_unfinished):
             cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
-        spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s)
+        contexts = self._at_work.get(path) if result.success else self._at_work.pop(path, None)
+        change = context_change(*contexts) if contexts is not None and result.success else None
+        spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change)
         await self._put(written_path(path), "spent", self._codec.encode(spent))
 
     def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
