@@ -22,6 +22,9 @@ from flujo.utils.copying import copy_context, copy_value
 
 MergeFunction = Callable[[Any, dict[str, Any]], object]
 
+_STARTED_A_TURN = (
+    500  # tasks that all exist before one of them runs are what the garbage collector walks again and again
+)
 _MOST_BLAMED = 3  # failed branches that the step's feedback tells of
 
 
@@ -104,8 +107,10 @@ class BranchRun:
         try:
             async with asyncio.TaskGroup() as tasks:
                 if limit is None or limit >= len(todo):
-                    for branch in todo:
+                    for number, branch in enumerate(todo, 1):
                         tasks.create_task(self._run_branch(branch))
+                        if number % _STARTED_A_TURN == 0:
+                            await asyncio.sleep(0)
                 else:
                     queue = iter(todo)
                     for _ in range(limit):
