@@ -24,7 +24,7 @@ from flujo.domain.type_compatibility import type_name
 from flujo.exceptions import AnswerRejectedError, SerializationError, StateCorruptedError, StateError
 from flujo.state.backend import StateBackend
 from flujo.state.ownership import Owner
-from flujo.state.records import RunRecord, StoredRun
+from flujo.state.records import RunRecord, StoredRun, running_order
 from flujo.steps.hitl import HumanInTheLoopStep
 from flujo.steps.sub_pipeline import SubPipelineCheckpoint
 from flujo.utils.clock import Clock
@@ -170,7 +170,7 @@ class StoredRuns:
                 message=asked[path].message,
                 input_schema=self._schema_of(path),
             )
-            for path in sorted(asked, key=lambda path: [_number_aware(part) for part in path])
+            for path in sorted(asked, key=running_order)
         ]
 
     async def answer(self, run: OpenRun, human_input: Any, path: Sequence[str] | None) -> None:
@@ -260,12 +260,6 @@ class StoredRuns:
     def _schema_of(self, path: StepPath) -> Any:
         step = self._fingerprints.find(path)
         return step.input_schema if isinstance(step, HumanInTheLoopStep) else None
-
-
-def _number_aware(part: str) -> tuple[str, int]:
-    """Return a part of a path as it sorts: `item:2` before `item:10`."""
-    name, _, number = part.rpartition(":")
-    return (name, int(number)) if number.isdecimal() else (part, 0)
 
 
 def _declared(pipeline: Pipeline[Any, Any], context_model: type[BaseModel]) -> Iterable[Any]:

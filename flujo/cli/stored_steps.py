@@ -13,7 +13,7 @@ from typing import Any
 from flujo.domain.models import StepPath
 from flujo.domain.money import ZERO, add_usd
 from flujo.exceptions import StateCorruptedError
-from flujo.state.records import JournalEntry, StoredRun, read_path
+from flujo.state.records import JournalEntry, StoredRun, read_path, running_order
 from flujo.utils.narrowing import is_dict, is_list
 
 
@@ -118,12 +118,7 @@ _KINDS = ("note", "spent", "asked", "answer", "done")
 
 def _order(entry: JournalEntry) -> tuple[list[tuple[str, int]], int]:
     """Return a key that sorts steps as they run, and the entries of one step as they are read."""
-    return [_number_aware(part) for part in read_path(entry.path)], _KINDS.index(entry.kind)
-
-
-def _number_aware(part: str) -> tuple[str, int]:
-    name, _, number = part.rpartition(":")
-    return (name, int(number)) if number.isascii() and number.isdecimal() else (part, 0)
+    return running_order(read_path(entry.path)), _KINDS.index(entry.kind)
 
 
 def _node(nodes: dict[StepPath, StoredStep], path: StepPath) -> StoredStep:

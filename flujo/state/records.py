@@ -54,6 +54,16 @@ def read_path(text: str) -> StepPath:
     return tuple("" if part == _NOTHING else unquote(part, errors="surrogatepass") for part in text.split("/"))
 
 
+def running_order(path: StepPath) -> list[tuple[str, int]]:
+    """Return a key that sorts paths with their numbers as numbers: `item:2` before `item:10`."""
+    return [_number_aware(part) for part in path]
+
+
+def _number_aware(part: str) -> tuple[str, int]:
+    name, _, number = part.rpartition(":")
+    return (name, int(number)) if number.isascii() and number.isdecimal() else (part, 0)
+
+
 def stored_text(text: str) -> str:
     """Return any text as databases take it: without NUL and surrogates, and with `%0025` for `%`."""
     return _UNSTORABLE.sub(lambda found: f"%{ord(found[0]):04x}", text)
