@@ -1,7 +1,8 @@
 """A store in one SQLite file: the embedded default.
 
 The file is in write-ahead mode, so that readers and one writer do not wait for each other.
-One thread writes (see `sqlite_writer`); what is read, which is seldom, is read through connections of its own.
+One thread writes, or the event loop where that takes less (see `sqlite_writer`); what is read, which is seldom, is
+read through connections of its own.
 What a run began with has a table of its own, because changing a row writes all of it again.
 The schema is numbered by `PRAGMA user_version`; each step to the next number is one transaction, so that a migration
 that was killed goes on where it stood.
@@ -33,19 +34,20 @@ from flujo.state.records import (
     stored_text,
 )
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
-from flujo.state.sqlite_writer import READING, SQLiteWriter
+from flujo.state.sqlite_writer import BUSY_S, READING, SQLiteWriter
 
 _log = logging.getLogger("flujo.state")
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x464C554A  # "FLUJ"
-_BUSY_S = 60.0  # how long one process waits for another's commit
 _SYNCHRONOUS: dict[Durability, str] = {"full": "FULL", "fast": "NORMAL", "exit": "FULL"}
 _NO_TEXT = 0  # Python's own error for what should be text, and cannot be decoded
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, _NO_TEXT)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _RETRY_S = 0.01
+_SMALL_BYTES = 16_384  # of entries; those that they take the place of are not much more
+_LEAST_LOGGED_BYTES = 3 * 4096  # pages of the run, of its journal and of that one's index
 _LOG_PAGES = 250  # a log of a megabyte, so that it does not outweigh what a run of some size stores
 _AFTER_ALL = "\x7f"  # paths are ASCII, and escape this
 
@@ -199,7 +201,12 @@ class SQLiteBackend:
                     (run, each.path, each.kind, each.at, each.payload, each.checksum),
                 )
 
-        await self._write(run_id, store)
+        await self._write(run_id, store, log_bytes=self._small(change))
+
+    def _small(self, change: JournalWrite) -> int | None:
+        """Return about what a change adds to the log, if it is small and its commit does not wait for the disk."""
+        size = sum([len(entry.payload) for entry in change.entries])
+        return _LEAST_LOGGED_BYTES + size if self.durability == "fast" and size <= _SMALL_BYTES else None
 
     async def renew(self, run_id: str, owner: Owner) -> None:
         """Renew the lease of a run."""
@@ -263,9 +270,9 @@ class SQLiteBackend:
         """End the thread that writes, and close the file."""
         await asyncio.to_thread(self._writer.stop)
 
-    async def _write(self, run_id: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, run_id: str, work: Callable[[sqlite3.Connection], T], *, log_bytes: int | None = None) -> T:
         try:
-            return await self._writer.run(work)
+            return await self._writer.run(work, log_bytes=log_bytes)
         except _FAILURES as error:
             raise self._clear_error(run_id, error) from error
 
@@ -302,7 +309,7 @@ The last ones are a number of tokens beyond 63 bits, and an error of SQLite's th
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         _version(connection, path)  # nothing of another program's is touched
         _use_wal(connection)
@@ -318,7 +325,7 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Let the file have a write-ahead log, which SQLite refuses without waiting while others open the file."""
-    until = time.monotonic() + _BUSY_S
+    until = time.monotonic() + BUSY_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

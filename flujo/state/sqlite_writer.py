@@ -3,6 +3,8 @@
 Whoever wants to write hands over a function of the connection and awaits what it returns.
 The thread takes all the functions that have come since its last commit, runs them in one transaction, commits,
 and only then answers; so one commit, and one wait for the disk, serves every run that had something to write.
+A small function whose commit does not wait for the disk is run where it comes from, while the writing thread has
+nothing to do: handing it over and back takes more than twice the time of its statements.
 A function that raises changes nothing, and the others go on: one that checks before it writes is only left out;
 if it did write, the transaction is rolled back and each function is run again in one of its own.
 
@@ -29,7 +31,11 @@ _log = logging.getLogger("flujo.state")
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+BUSY_S = 60.0
+"""How long one process waits for another's commit."""
+
 _MOST_AT_ONCE = 500  # functions in one transaction
+_MOST_LOGGED_BYTES = 800_000  # by small functions, before the writing thread empties the log
 
 
 @dataclass(slots=True)
@@ -64,6 +70,9 @@ class _WritingThread(threading.Thread):
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open = connect
         self._connection: sqlite3.Connection | None = None
+        self._handed_over = self._settled = 0  # jobs; each is counted up by one thread at a time
+        self._logged_bytes = 0
+        self._waits = True
 
     def run(self) -> None:
         """Write until asked to stop."""
@@ -76,8 +85,49 @@ class _WritingThread(threading.Thread):
         """Write what comes next, and tell whether more may come; nothing of it is kept while waiting."""
         batch, is_last = self._next_batch()
         self._write(batch)
+        self._settled += len(batch)
         _answer(batch)
         return not is_last
+
+    def hand_over(self, job: _Job) -> None:
+        """Let the thread write a job; called by one thread at a time."""
+        self._handed_over += 1
+        self.jobs.put(job)
+
+    def write_here(self, work: Work[T], log_bytes: int) -> tuple[T] | None:
+        """Run a function in a transaction of its own, in the thread that calls; one thread at a time does.
+
+        Returns:
+            What it returned; `None` if nothing was done, because this thread is at work, another process is, or the
+            log is to be emptied.
+
+        Raises:
+            Exception: What the function raised, or what went wrong with the commit.
+        """
+        connection = self._connection
+        if connection is None or self._settled < self._handed_over or self._logged_bytes >= _MOST_LOGGED_BYTES:
+            return None
+        self._logged_bytes += log_bytes
+        try:
+            self._let_wait(connection, waits=False)
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            _log.debug("a change is left to the writing thread: %s", error)
+            return None
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
+        return (result,)
+
+    def _let_wait(self, connection: sqlite3.Connection, *, waits: bool) -> None:
+        """Let a transaction wait for those of other processes, or fail at once."""
+        if self._waits != waits:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000 if waits else 0:.0f}")
+            self._waits = waits
 
     def end(self) -> None:
         """Wait until everything handed over is written, and the database closed."""
@@ -101,14 +151,25 @@ class _WritingThread(threading.Thread):
     def _write(self, batch: list[_Job]) -> None:
         try:
             if batch and self._connection is None:
-                self._connection = self._open()
+                self._connection, self._waits = self._open(), True
             if self._connection is not None:
+                self._let_wait(self._connection, waits=True)
+                self._empty_log(self._connection)
                 _commit(self._connection, batch)
         except Exception as error:  # whoever waits gets it, and the next batch opens the database anew
             for job in batch:
                 if not job.is_settled:
                     job.error = error
             self._close()
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        """Bring the log into the database if small functions have filled it; the commit that follows starts a new one.
+
+        Both wait for the disk.
+        """
+        if self._logged_bytes >= _MOST_LOGGED_BYTES:
+            self._logged_bytes = 0
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -136,20 +197,27 @@ class SQLiteWriter:
         self._finalizer: weakref.finalize[Any, Any] | None = None
         _WRITERS.add(self)
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Work[T], *, log_bytes: int | None = None) -> T:
         """Run a function in a transaction of its own or of several, and return what it returned once that is committed.
 
         Whoever is cancelled while waiting does not know whether the function was run; it will have been before
         whatever is handed over later.
 
+        Args:
+            work: The function.
+            log_bytes: About how much it adds to the write-ahead log, if that is little and committing does not wait
+                for the disk: it is run in the thread that calls if nobody else is writing.
+
         Raises:
             Exception: What the function raised, or what went wrong with the transaction.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[T] = loop.create_future()
         with self._lock:  # so that nothing is put behind the end of a thread
             thread = self._thread or self._start()
-            thread.jobs.put(_Job(work, loop, waiter))
+            if log_bytes is not None and (done := thread.write_here(work, log_bytes)) is not None:
+                return done[0]
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[T] = loop.create_future()
+            thread.hand_over(_Job(work, loop, waiter))
         return await waiter
 
     def stop(self) -> None:

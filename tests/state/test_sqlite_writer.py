@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -133,4 +134,92 @@ async def test_an_error_that_undoing_meets_is_told(tmp_path: Path) -> None:
         await writer.run(lambda connection: connection.close())
 
     assert await asyncio.wait_for(writer.run(partial(_insert, 1)), 10) == 1
+    writer.stop()
+
+
+def _insert_and_tell(number: int, connection: sqlite3.Connection) -> int:
+    _insert(number, connection)
+    return threading.get_ident()
+
+
+async def test_a_small_change_is_made_where_it_comes_from(tmp_path: Path) -> None:
+    """While the thread has nothing to do, a small function runs in that of its caller, and is committed."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    here = threading.get_ident()
+
+    ran_in = [await writer.run(partial(_insert_and_tell, number), log_bytes=100) for number in range(3)]
+    large = await writer.run(partial(_insert_and_tell, 3))
+
+    assert ran_in[1:] == [here, here]
+    assert here not in (ran_in[0], large)  # the thread opens the database, and makes what is not small
+    with closing(_connect(tmp_path / "numbers.db")) as other:
+        assert _numbers(other) == [0, 1, 2, 3]
+    writer.stop()
+
+
+async def test_a_small_change_does_not_overtake(tmp_path: Path) -> None:
+    """What was handed over before is made before, even if nobody waits for it any more."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    await writer.run(_numbers)
+    free = threading.Event()
+    blocked = asyncio.ensure_future(writer.run(lambda _: free.wait(10)))
+    waiting = asyncio.ensure_future(writer.run(partial(_insert, 1), log_bytes=100))
+    await asyncio.sleep(0)
+    waiting.cancel()
+
+    last = asyncio.ensure_future(writer.run(_numbers, log_bytes=100))
+    await asyncio.sleep(0)
+    free.set()
+
+    assert await last == [1]
+    await blocked
+    writer.stop()
+
+
+async def test_a_small_change_waits_in_the_thread_for_other_processes(tmp_path: Path) -> None:
+    """Who would have to wait for somebody else's transaction does not stop the event loop."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    await writer.run(partial(_insert, 0), log_bytes=100)
+    with closing(_connect(tmp_path / "numbers.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.ensure_future(writer.run(partial(_insert_and_tell, 1), log_bytes=100))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        _insert(2, other)
+        other.execute("COMMIT")
+
+    assert await waiting != threading.get_ident()
+    assert await writer.run(partial(_insert_and_tell, 3), log_bytes=100) == threading.get_ident()
+    assert await writer.run(_numbers) == [0, 1, 2, 3]
+    writer.stop()
+
+
+@pytest.mark.parametrize("error", [LookupError("a mistake"), KeyboardInterrupt()])
+async def test_a_small_change_that_fails_changes_nothing(tmp_path: Path, error: BaseException) -> None:
+    """Its error goes to who asked, with nothing of it made, and the next change is made."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    await writer.run(_numbers)
+
+    def fail(connection: sqlite3.Connection) -> None:
+        _insert(1, connection)
+        raise error
+
+    with pytest.raises(type(error)):
+        await writer.run(fail, log_bytes=100)
+
+    assert await writer.run(partial(_insert, 2), log_bytes=100) == 2
+    assert await writer.run(_numbers) == [2]
+    writer.stop()
+
+
+async def test_the_log_of_small_changes_is_emptied(tmp_path: Path) -> None:
+    """The thread makes the change that finds the log full, and brings it into the database before."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    here = threading.get_ident()
+
+    ran_in = [await writer.run(partial(_insert_and_tell, number), log_bytes=8_192) for number in range(300)]
+
+    assert 1 < sum(thread != here for thread in ran_in) < 10
+    assert (tmp_path / "numbers.db-wal").stat().st_size < 2_000_000
+    assert await writer.run(_numbers) == list(range(300))
     writer.stop()

@@ -131,6 +131,7 @@ class DurableJournal(StateManager):
         self._folded: list[str] = []
         self._writing = asyncio.Lock()
         self._added = self._stored = 0
+        self._last_task = id(asyncio.current_task())  # that added something
         self._open(stored, allow_changes=allow_changes)
         self.governor: UsageGovernor | None = None
 
@@ -426,6 +427,10 @@ class DurableJournal(StateManager):
     async def _commit(self) -> None:
         """Return when everything added so far is stored; what branches add meanwhile is stored together."""
         mine = self._added
+        task = id(asyncio.current_task())
+        if task != self._last_task:  # branches are at work, and others may be about to add something
+            self._last_task = task
+            await asyncio.sleep(0)
         async with self._writing:  # never taken twice by one task, and nothing else is awaited for within it
             if self._stored < mine:
                 await self._flush("running", releases=False)
