@@ -140,9 +140,7 @@ class StoredRuns:
             created_at=now,
             updated_at=now,
             start=start,
-        )
-        seal = record.seal
-        record = record.model_copy(update={"checksum": seal.checksum("running", record.total_cost, 0, 0, 0)})
+        ).sealed()
         async with self._owner_of(run_id) as owner:
             is_new = await self.backend.create(record, owner)
             stored = StoredRun(record, []) if is_new else await self.backend.claim(run_id, owner)

@@ -16,7 +16,7 @@ from typing import Any
 from flujo.exceptions import SchemaTooNewError, StateError
 from flujo.state.ownership import Owner
 from flujo.state.records import JournalEntry, RunSeal, read_text
-from flujo.state.sqlite import APPLICATION_ID, MIGRATIONS
+from flujo.state.sqlite import APPLICATION_ID, ENTRIES, MIGRATIONS, entry_ids, first_entry_id, run_of_entry
 
 _BUSY_S = 60.0
 _MOST_COMPLAINTS = 20  # of SQLite about the file
@@ -115,9 +115,10 @@ def _check_runs(connection: sqlite3.Connection, checkup: Checkup) -> None:
         checkup.runs += 1
         checkup.findings += _found_in_run(connection, checkup, number, row)
     if not any(finding.run_id is None and finding.is_damage for finding in checkup.findings):
-        known = set(seen)
-        strays = [run for (run,) in connection.execute("SELECT DISTINCT run FROM journal") if run not in known]
-        checkup.findings += [Finding(f"there are entries of run number {run}, which is not there") for run in strays]
+        strays = {run_of_entry(entry) for (entry,) in connection.execute("SELECT id FROM journal")} - set(seen)
+        checkup.findings += [
+            Finding(f"there are entries of run number {run}, which is not there") for run in sorted(strays)
+        ]
 
 
 def _rows(connection: sqlite3.Connection, checkup: Checkup) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -146,8 +147,7 @@ def _found_in_run(
     run_id = read_text(row["run_id"])
     head = count = 0
     try:
-        columns = "path, kind, at, payload, checksum"
-        for each in connection.execute(f"SELECT {columns} FROM journal WHERE run = ?", (number,)):
+        for each in connection.execute(ENTRIES, (first_entry_id(number), *entry_ids(number))):
             entry = JournalEntry(*each)
             checkup.entries += 1
             count += 1
@@ -162,7 +162,7 @@ def _found_in_run(
         elif head != row["head"]:
             yield Finding("its entries are not those that were written", run_id)
     if not _is_sealed(row, run_id):
-        yield Finding("its record is damaged: status, totals or start are not what was written", run_id)
+        yield Finding("its record is damaged: name, status, times, totals or start are not what was written", run_id)
     if row["owner"] is not None:
         yield from _found_of_owner(row, run_id)
 
@@ -175,9 +175,10 @@ def _is_intact(entry: JournalEntry, run_id: str) -> bool:
 
 def _is_sealed(row: dict[str, Any], run_id: str) -> bool:
     with suppress(ValueError, TypeError, ArithmeticError):  # text that is none, a number that is none
-        made = RunSeal.of(run_id, row["start"] or "").checksum(
-            row["status"], Decimal(row["total_cost"]), row["total_tokens"], row["head"], row["entry_count"]
-        )
+        name, version = read_text(row["pipeline_name"]), read_text(row["pipeline_version"])
+        seal = RunSeal.of(run_id, name, version, row["created_at"], row["start"] or "")
+        totals = Decimal(row["total_cost"]), row["total_tokens"]
+        made = seal.checksum(row["status"], row["updated_at"], *totals, row["head"], row["entry_count"])
         return bool(made == row["checksum"])
     return False
 

@@ -1,7 +1,6 @@
 """A store in the memory of this process: for tests, and for runs that need to survive a pause only."""
 
 import threading
-from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,37 +10,13 @@ from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord,
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
 
-_LAST = "\x7f"  # paths are ASCII, and escape this
-
 
 @dataclass(slots=True)
 class _Run:
     record: RunRecord
     owner: Owner | None
     lease_until_s: float
-    entries: dict[tuple[str, str], JournalEntry] = field(default_factory=dict[tuple[str, str], JournalEntry])
-    keys: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """Of the entries, in order, so that those below a path stand together."""
-
-    def fold(self, outer: str) -> None:
-        """Let the entries of a path and below it vanish, but answers."""
-        self._drop(bisect_left(self.keys, (outer, "")), bisect_left(self.keys, (f"{outer}\0", "")))
-        below = f"{outer}/" if outer else ""
-        self._drop(bisect_left(self.keys, (below, "")), bisect_left(self.keys, (f"{outer}0" if outer else _LAST, "")))
-
-    def _drop(self, start: int, end: int) -> None:
-        inner = self.keys[start:end]
-        self.keys[start:end] = [key for key in inner if key[1] == "answer"]
-        for key in inner:
-            if key[1] != "answer":
-                del self.entries[key]
-
-    def put(self, entry: JournalEntry) -> None:
-        """Keep an entry."""
-        key = (entry.path, entry.kind)
-        if key not in self.entries:
-            insort(self.keys, key)
-        self.entries[key] = entry
+    entries: dict[int, JournalEntry] = field(default_factory=dict[int, JournalEntry])
 
     def stored(self) -> StoredRun:
         """Return the run as it is now."""
@@ -105,10 +80,9 @@ class InMemoryBackend:
             run = self._owned(run_id, owner)
             if run.record.head != change.after:
                 raise earlier_write_failed(run_id)
-            for outer in change.folded:
-                run.fold(outer)
-            for entry in change.entries:
-                run.put(entry)
+            for number in change.removed:
+                del run.entries[number]
+            run.entries.update({entry.number: entry for entry in change.entries})
             run.owner = None if change.releases else owner
             run.record = run.record.model_copy(
                 update={

@@ -56,12 +56,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX flujo_runs_by_update ON flujo_runs (updated_at DESC)",
         """CREATE TABLE flujo_journal (
             run BIGINT NOT NULL REFERENCES flujo_runs (id) ON DELETE CASCADE,
-            path TEXT COLLATE "C" NOT NULL,
+            number BIGINT NOT NULL,
+            path TEXT NOT NULL,
             kind TEXT NOT NULL,
             at DOUBLE PRECISION NOT NULL,
             payload TEXT NOT NULL,
             checksum BIGINT NOT NULL,
-            PRIMARY KEY (run, path, kind)
+            PRIMARY KEY (run, number)
         )""",
     ),
 )
@@ -299,18 +300,13 @@ def _migrate(connection: Any) -> None:
 
 
 def _store_entries(connection: Any, run: int, change: JournalWrite) -> None:
-    for outer in change.folded:
-        connection.execute(
-            "DELETE FROM flujo_journal WHERE run = %s AND kind <> 'answer' "
-            "AND (%s = '' OR path = %s OR (path > %s AND path < %s))",
-            (run, outer, outer, f"{outer}/", f"{outer}0"),  # 0 is what comes after /
-        )
+    if change.removed:
+        connection.execute("DELETE FROM flujo_journal WHERE run = %s AND number = ANY(%s)", (run, list(change.removed)))
     for each in change.entries:
         connection.execute(
-            "INSERT INTO flujo_journal (run, path, kind, at, payload, checksum) VALUES (%s, %s, %s, %s, %s, %s) "
-            "ON CONFLICT (run, path, kind) DO UPDATE SET at = EXCLUDED.at, payload = EXCLUDED.payload, "
-            "checksum = EXCLUDED.checksum",
-            (run, each.path, each.kind, each.at, each.payload, each.checksum),
+            "INSERT INTO flujo_journal (run, number, path, kind, at, payload, checksum) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (run, each.number, each.path, each.kind, each.at, each.payload, each.checksum),
         )
 
 
@@ -321,7 +317,7 @@ def _load(connection: Any, run_id: str, lock: str = "") -> StoredRun:
         raise run_not_found(run_id)
     *fields, run = row
     entries = connection.execute(
-        "SELECT path, kind, at, payload, checksum FROM flujo_journal WHERE run = %s", (run,)
+        "SELECT number, path, kind, at, payload, checksum FROM flujo_journal WHERE run = %s ORDER BY number", (run,)
     ).fetchall()
     return StoredRun(_record(fields), [JournalEntry(*each) for each in entries])
 

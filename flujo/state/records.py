@@ -7,6 +7,7 @@ which is the same in whatever order they are read, and changes with each entry t
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -49,8 +50,8 @@ def _written_part(part: str) -> str:
 
 def read_path(text: str) -> StepPath:
     """Return the address that `written_path` gave the text for."""
-    if not text:
-        return ()
+    if "%" not in text:
+        return tuple(text.split("/")) if text else ()
     return tuple("" if part == _NOTHING else unquote(part, errors="surrogatepass") for part in text.split("/"))
 
 
@@ -74,16 +75,12 @@ def read_text(stored: str) -> str:
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), stored)
 
 
-def is_within(path: str, outer: str) -> bool:
-    """Tell whether a written path is another one or below it."""
-    return path == outer or path.startswith(f"{outer}/") or not outer
-
-
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class JournalEntry:
     """What a run knows of one of its steps; a step has one entry of each kind at the most.
 
     Attributes:
+        number: Its own in the run; what was written later has a higher one.
         path: The step's address, as `written_path` gives it.
         kind: What the entry says.
         at: When it was made, in seconds since 1970.
@@ -91,6 +88,7 @@ class JournalEntry:
         checksum: Of all of these and the run they belong to.
     """
 
+    number: int
     path: str
     kind: EntryKind
     at: float
@@ -98,13 +96,18 @@ class JournalEntry:
     checksum: int
 
     @classmethod
-    def sealed(cls, run_id: str, path: str, kind: EntryKind, at: float, payload: str) -> Self:
+    def sealed(cls, run_id: str, number: int, path: str, kind: EntryKind, at: float, payload: str) -> Self:
         """Return an entry with its checksum."""
-        return cls(path, kind, at, payload, _checksum(run_id, path, kind, repr(at), payload))
+        return cls(number, path, kind, at, payload, _entry_sum(run_id, number, path, kind, at, payload))
 
     def is_intact(self, run_id: str) -> bool:
         """Tell whether nothing has changed since the entry was sealed."""
-        return self.checksum == _checksum(run_id, self.path, self.kind, repr(self.at), self.payload)
+        made = _entry_sum(run_id, self.number, self.path, self.kind, self.at, self.payload)
+        return self.checksum == made
+
+
+def _entry_sum(run_id: str, number: int, path: str, kind: str, at: float, payload: str) -> int:
+    return _checksum(f"{len(run_id)}\0{run_id}\0{number}\0{path}\0{kind}\0{at!r}\0{payload}")
 
 
 class RunRecord(BaseModel):
@@ -129,17 +132,30 @@ class RunRecord(BaseModel):
     """The exclusive or of the checksums of all entries."""
     entry_count: int = 0
     checksum: int = 0
-    """Of what the owner stored: status, totals, start, head and count."""
+    """Of all that the owner stored; who owns the run is not part of it, because that changes without the owner."""
 
     @property
     def seal(self) -> "RunSeal":
         """What the checksum is made of."""
-        return RunSeal.of(self.run_id, self.start)
+        created_at = self.created_at.timestamp()
+        return RunSeal.of(self.run_id, self.pipeline_name, self.pipeline_version, created_at, self.start)
+
+    def sealed(self) -> Self:
+        """Return the record with its checksum."""
+        return self.model_copy(update={"checksum": self._made_checksum()})
 
     def is_intact(self) -> bool:
         """Tell whether nothing has changed since the record was written."""
-        return self.checksum == self.seal.checksum(
-            self.status, self.total_cost, self.total_tokens, self.head, self.entry_count
+        return self.checksum == self._made_checksum()
+
+    def _made_checksum(self) -> int:
+        return self.seal.checksum(
+            self.status,
+            self.updated_at.timestamp(),
+            self.total_cost,
+            self.total_tokens,
+            self.head,
+            self.entry_count,
         )
 
 
@@ -147,17 +163,17 @@ class RunRecord(BaseModel):
 class RunSeal:
     """Makes the checksums of a run's record; what never changes of it is hashed once."""
 
-    run_id: str
-    start_sum: int
+    beginning_sum: int
 
     @classmethod
-    def of(cls, run_id: str, start: str) -> "RunSeal":
+    def of(cls, run_id: str, pipeline_name: str, pipeline_version: str, created_at: float, start: str) -> "RunSeal":
         """Return what seals the records of a run."""
-        return cls(run_id, _checksum(start))
+        parts = (run_id, pipeline_name, pipeline_version, repr(created_at), start)
+        return cls(_checksum("\0".join([f"{len(part)}:{part}" for part in parts])))  # no part runs into the next
 
-    def checksum(self, status: StoredStatus, cost: Decimal, tokens: int, head: int, entry_count: int) -> int:
-        """Return the checksum of a record."""
-        return _checksum(self.run_id, str(self.start_sum), status, str(cost), str(tokens), str(head), str(entry_count))
+    def checksum(self, status: StoredStatus, at: float, cost: Decimal, tokens: int, head: int, entry_count: int) -> int:
+        """Return the checksum of a record, which was last changed at a moment in seconds since 1970."""
+        return _checksum(f"{self.beginning_sum} {status} {at!r} {cost} {tokens} {head} {entry_count}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -168,7 +184,7 @@ class StoredRun:
     entries: list[JournalEntry]
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class JournalWrite:
     """What changes in a stored run, all of it at once or nothing.
 
@@ -181,8 +197,8 @@ class JournalWrite:
         head: The `head` that it has afterwards.
         entry_count: How many entries it has afterwards.
         checksum: Of the record as it is afterwards.
-        folded: Written paths whose entries, and those below them, vanish first; answers stay.
-        entries: What is put then; an entry of the same path and kind is replaced.
+        removed: The numbers of the entries that vanish.
+        entries: What is added; none has the number of one that is there.
         releases: Whether the run belongs to nobody afterwards.
     """
 
@@ -194,8 +210,8 @@ class JournalWrite:
     head: int
     entry_count: int
     checksum: int
-    folded: tuple[str, ...] = ()
-    entries: tuple[JournalEntry, ...] = ()
+    removed: Sequence[int] = ()
+    entries: Sequence[JournalEntry] = ()
     releases: bool = False
 
 
@@ -218,9 +234,7 @@ class RunQuery:
     limit: int | None = None
 
 
-def _checksum(*parts: str) -> int:
-    """Return 64 bits, signed as databases have them; lengths keep parts from running into each other."""
-    made = hashlib.blake2b(
-        "\0".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass"), digest_size=8
-    )
+def _checksum(text: str) -> int:
+    """Return 64 bits, signed as databases have them."""
+    made = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(made.digest(), "big", signed=True)

@@ -47,9 +47,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, _NO_TEXT)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _RETRY_S = 0.01
 _SMALL_BYTES = 16_384  # of entries; those that they take the place of are not much more
-_LEAST_LOGGED_BYTES = 3 * 4096  # pages of the run, of its journal and of that one's index
+_LEAST_LOGGED_BYTES = 2 * 4096  # pages of the run and of its journal
 _LOG_PAGES = 250  # a log of a megabyte, so that it does not outweigh what a run of some size stores
-_AFTER_ALL = "\x7f"  # paths are ASCII, and escape this
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -74,14 +73,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             start TEXT NOT NULL
         ) STRICT""",
         """CREATE TABLE journal (
-            run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+            id INTEGER PRIMARY KEY,
             path TEXT NOT NULL,
             kind TEXT NOT NULL,
             at REAL NOT NULL,
             payload TEXT NOT NULL,
             checksum INTEGER NOT NULL
         ) STRICT""",
-        "CREATE UNIQUE INDEX journal_by_path ON journal (run, path, kind)",
     ),
 )
 """The statements that lead from each version of the schema to the next."""
@@ -188,17 +186,14 @@ class SQLiteBackend:
             ).fetchone()
             if row is None:
                 raise _lost(connection, run_id, owner)
-            (run,) = row
-            for outer in change.folded:
-                below = (f"{outer}/", f"{outer}0") if outer else ("", _AFTER_ALL)  # 0 is what comes after /
-                connection.execute(
-                    "DELETE FROM journal WHERE run = ? AND kind <> 'answer' AND (path = ? OR (path > ? AND path < ?))",
-                    (run, outer, *below),
-                )
+            first = first_entry_id(row[0])
+            if change.removed:
+                removed = [(first + number,) for number in change.removed]
+                connection.executemany("DELETE FROM journal WHERE id = ?", removed)
             for each in change.entries:
                 connection.execute(
-                    "INSERT OR REPLACE INTO journal (run, path, kind, at, payload, checksum) VALUES (?, ?, ?, ?, ?, ?)",
-                    (run, each.path, each.kind, each.at, each.payload, each.checksum),
+                    "INSERT INTO journal (id, path, kind, at, payload, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                    (first + each.number, each.path, each.kind, each.at, each.payload, each.checksum),
                 )
 
         await self._write(run_id, store, log_bytes=self._small(change))
@@ -262,7 +257,11 @@ class SQLiteBackend:
 
         def remove(connection: sqlite3.Connection) -> None:
             _check_free(connection, run_id, None)
-            connection.execute("DELETE FROM runs WHERE run_id = ?", (stored_text(run_id),))
+            row = connection.execute(
+                "DELETE FROM runs WHERE run_id = ? RETURNING id", (stored_text(run_id),)
+            ).fetchone()
+            if row is not None:
+                connection.execute("DELETE FROM journal WHERE id BETWEEN ? AND ?", entry_ids(row[0]))
 
         await self._write(run_id, remove)
 
@@ -380,7 +379,7 @@ def _load(connection: sqlite3.Connection, run_id: str) -> StoredRun:
     row = connection.execute(f"{_RUNS} WHERE run_id = ?", (stored_text(run_id),)).fetchone()
     if row is None:
         raise run_not_found(run_id)
-    entries = connection.execute("SELECT path, kind, at, payload, checksum FROM journal WHERE run = ?", (row[0],))
+    entries = connection.execute(ENTRIES, (first_entry_id(row[0]), *entry_ids(row[0])))
     return StoredRun(_record(row), [_entry(run_id, each) for each in entries])
 
 
@@ -390,7 +389,27 @@ def _entry(run_id: str, row: tuple[Any, ...]) -> JournalEntry:
     return JournalEntry(*row)
 
 
-_ENTRY_TYPES = (str, str, float, str, int)
+_ENTRY_TYPES = (int, str, str, float, str, int)
+
+ENTRIES = "SELECT id - ?, path, kind, at, payload, checksum FROM journal WHERE id BETWEEN ? AND ?"
+"""Reads the entries of a run: takes `first_entry_id` and `entry_ids`, and gives the fields of `JournalEntry`."""
+
+_ENTRY_BITS = 32
+
+
+def first_entry_id(run: int) -> int:
+    """Return what the numbers of a run's entries are added to, so that they lie together and need no index."""
+    return run << _ENTRY_BITS
+
+
+def entry_ids(run: int) -> tuple[int, int]:
+    """Return the lowest and the highest number that an entry of a run may have in the table."""
+    return first_entry_id(run), first_entry_id(run + 1) - 1
+
+
+def run_of_entry(entry_id: int) -> int:
+    """Return the number of the run that an entry of the table belongs to."""
+    return entry_id >> _ENTRY_BITS
 
 
 def _record(row: tuple[Any, ...]) -> RunRecord:

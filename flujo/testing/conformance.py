@@ -24,7 +24,6 @@ from flujo.state.records import (
     RunRecord,
     StoredRun,
     StoredStatus,
-    is_within,
 )
 
 SuiteT = TypeVar("SuiteT", bound="StateBackendConformance")
@@ -71,15 +70,20 @@ class RunDraft:
 
     Attributes:
         run_id: Its identity.
-        entries: What its journal holds.
+        name: That of its pipeline.
+        version: That of its pipeline.
+        created_at: When it began.
         start: The input and the context that it begins with, as JSON.
+        entries: What its journal holds, by number.
     """
 
     run_id: str = field(default_factory=lambda: f"run-{uuid.uuid4().hex}")
-    entries: dict[tuple[str, EntryKind], JournalEntry] = field(
-        default_factory=dict[tuple[str, EntryKind], JournalEntry]
-    )
+    name: str = "pipeline"
+    version: str = "latest"
+    created_at: datetime = _START
     start: str = '{"input":1,"context":{}}'
+    entries: dict[int, JournalEntry] = field(default_factory=dict[int, JournalEntry])
+    _last_number: int = 0
 
     @property
     def head(self) -> int:
@@ -89,39 +93,37 @@ class RunDraft:
             head ^= entry.checksum
         return head
 
-    def record(self, *, name: str = "pipeline", at: datetime = _START, version: str = "latest") -> RunRecord:
+    def record(self) -> RunRecord:
         """Return the record of the run as it begins."""
-        record = RunRecord(
+        return RunRecord(
             run_id=self.run_id,
-            pipeline_name=name,
-            pipeline_version=version,
-            created_at=at,
-            updated_at=at,
+            pipeline_name=self.name,
+            pipeline_version=self.version,
+            created_at=self.created_at,
+            updated_at=self.created_at,
             start=self.start,
-        )
-        return record.model_copy(update={"checksum": record.seal.checksum("running", record.total_cost, 0, 0, 0)})
+        ).sealed()
 
     def entry(self, path: str, kind: EntryKind = "done", payload: str = '{"output":1}') -> JournalEntry:
-        """Return an entry of the run, sealed."""
-        return JournalEntry.sealed(self.run_id, path, kind, _START.timestamp() + 0.1, payload)
+        """Return the next entry of the run, sealed."""
+        self._last_number += 1
+        return JournalEntry.sealed(self.run_id, self._last_number, path, kind, _START.timestamp() + 0.1, payload)
 
     def change(
         self,
         *entries: JournalEntry,
-        folded: Iterable[str] = (),
+        removed: Iterable[JournalEntry] = (),
         status: StoredStatus = "running",
         at: datetime = _START,
         cost: Decimal = Decimal(0),
         tokens: int = 0,
         releases: bool = False,
     ) -> JournalWrite:
-        """Return the change that folds and puts entries, and count on its being stored."""
-        after = self.head
-        for outer in folded:
-            for path, kind in list(self.entries):
-                if kind != "answer" and is_within(path, outer):
-                    del self.entries[path, kind]
-        self.entries.update({(entry.path, entry.kind): entry for entry in entries})
+        """Return the change that removes and adds entries, and count on its being stored."""
+        after, gone = self.head, [entry.number for entry in removed]
+        for number in gone:
+            del self.entries[number]
+        self.entries.update({entry.number: entry for entry in entries})
         head, count = self.head, len(self.entries)
         return JournalWrite(
             status=status,
@@ -131,15 +133,15 @@ class RunDraft:
             after=after,
             head=head,
             entry_count=count,
-            checksum=self.record().seal.checksum(status, cost, tokens, head, count),
-            folded=tuple(folded),
+            checksum=self.record().seal.checksum(status, at.timestamp(), cost, tokens, head, count),
+            removed=gone,
             entries=entries,
             releases=releases,
         )
 
     def is_like(self, stored: StoredRun) -> bool:
         """Tell whether the store holds exactly the entries of this draft, and a record that is not damaged."""
-        found = {(entry.path, entry.kind): entry for entry in stored.entries}
+        found = {entry.number: entry for entry in stored.entries}
         return (
             len(found) == len(stored.entries)
             and found == self.entries
@@ -205,13 +207,13 @@ class StateBackendConformance:
     async def test_what_is_created_comes_back_as_it_is(self, store: StateBackend) -> None:
         """Names, times to the microsecond and a start of a megabyte are the same when they are read."""
         zone = timezone(timedelta(hours=5, minutes=45))
-        draft = RunDraft(start='{"input":"' + "ab\\u0000\\ud800" * 80_000 + '"}')
-        record = draft.record(name="né\U0001f99c", version="2.0-β", at=_START.astimezone(zone))
+        start = '{"input":"' + "ab\\u0000\\ud800" * 80_000 + '"}'
+        draft = RunDraft(name="né\U0001f99c", version="2.0-β", created_at=_START.astimezone(zone), start=start)
 
-        await store.create(record, owner_elsewhere())
+        await store.create(draft.record(), owner_elsewhere())
 
         found = (await store.load(draft.run_id)).record
-        assert (found.pipeline_name, found.pipeline_version, found.start) == ("né\U0001f99c", "2.0-β", draft.start)
+        assert (found.pipeline_name, found.pipeline_version, found.start) == ("né\U0001f99c", "2.0-β", start)
         assert found.created_at == found.updated_at == _START
         assert found.status == "running"
         assert found.is_intact()
@@ -220,8 +222,8 @@ class StateBackendConformance:
     async def test_any_text_is_an_identity_and_a_name(self, store: StateBackend) -> None:
         """NUL, surrogates, quotes, wildcards, nothing at all and very long texts name runs and pipelines."""
         for text in TEXTS:
-            draft, owner = RunDraft(text), owner_elsewhere()
-            assert await store.create(draft.record(name=text, version=text), owner), text
+            draft, owner = RunDraft(text, name=text, version=text), owner_elsewhere()
+            assert await store.create(draft.record(), owner), text
             await store.write(text, owner, draft.change(draft.entry("0")))
 
         for text in TEXTS:
@@ -238,7 +240,7 @@ class StateBackendConformance:
         """Case, accents, trailing spaces and escapes tell runs from each other."""
         alike = ["run", "RUN", "run ", "rún", "ru\u0301n", "run%00", "run\x00", "run%2500", "ru_", "ru%"]
         for text in alike:
-            assert await store.create(RunDraft(text).record(name=text), owner_elsewhere()) is True, text
+            assert await store.create(RunDraft(text, name=text).record(), owner_elsewhere()) is True, text
 
         for text in alike:
             assert [record.run_id for record in await store.list_runs(RunQuery(pipeline_name=text))] == [text]
@@ -461,64 +463,35 @@ class StateBackendConformance:
         assert (stored.record.created_at, stored.record.updated_at) == (_START, _START + timedelta(microseconds=1))
 
     @_in_a_loop
-    async def test_an_entry_takes_the_place_of_one_of_its_path_and_kind(self, store: StateBackend) -> None:
-        """A path has one entry of each kind, the latest; other kinds and other paths stay."""
-        draft, owner = RunDraft(), owner_elsewhere()
-        await store.create(draft.record(), owner)
-        await store.write(draft.run_id, owner, draft.change(draft.entry("0", "spent", "1"), draft.entry("0", "note")))
-        await store.write(draft.run_id, owner, draft.change(draft.entry("0", "spent", "2"), draft.entry("1", "spent")))
+    async def test_what_is_removed_vanishes_and_nothing_else(self, store: StateBackend) -> None:
+        """Entries go by their numbers, whatever their paths, and those of other runs stay."""
+        draft, other, owner = RunDraft(), RunDraft(), owner_elsewhere()
+        for each in (draft, other):
+            await store.create(each.record(), owner)
+            entries = [each.entry(path, kind) for path in ("", "1", "1/0") for kind in ("done", "spent")]
+            await store.write(each.run_id, owner, each.change(*entries))
+        first, second, *_, last = draft.entries.values()
 
-        stored = await store.load(draft.run_id)
+        await store.write(draft.run_id, owner, draft.change(removed=[second]))
+        await store.write(draft.run_id, owner, draft.change(removed=[last, first]))
 
-        assert draft.is_like(stored)
-        assert {entry.payload for entry in stored.entries if entry.path == "0"} == {"2", '{"output":1}'}
-
-    @_in_a_loop
-    async def test_folding_lets_a_path_and_all_below_it_vanish(self, store: StateBackend) -> None:
-        """Neighbours whose paths only look alike stay, as do answers, and what is put comes after the folding."""
-        draft, owner = RunDraft(), owner_elsewhere()
-        await store.create(draft.record(), owner)
-        below = ["1", "1/0", "1/0/branch:a", "1/~", "1/!", "1/%ff", "1/branch:A"]
-        alike = ["0", "10", "11/0", "1.", "1.5/0", "1-", "1!", "10/1/0", "01", "1:a", "1~", "2/1/0", "1%2F0"]
-        paths = [*below, *alike]
-        await store.write(draft.run_id, owner, draft.change(*(draft.entry(path) for path in paths)))
-        await store.write(draft.run_id, owner, draft.change(draft.entry("1/0", "answer"), draft.entry("1", "answer")))
-
-        await store.write(draft.run_id, owner, draft.change(draft.entry("1", "done", "folded"), folded=["1"]))
-
-        stored = await store.load(draft.run_id)
-        assert draft.is_like(stored)
-        assert sorted(entry.path for entry in stored.entries) == sorted([*alike, "1", "1", "1/0"])
+        assert draft.is_like(await store.load(draft.run_id))
+        assert len(draft.entries) == 3
+        assert other.is_like(await store.load(other.run_id))
 
     @_in_a_loop
-    async def test_folding_the_whole_run_leaves_its_answers(self, store: StateBackend) -> None:
-        """The empty path is that of the run, and everything is within it."""
+    async def test_an_entry_takes_the_place_of_others_in_one_change(self, store: StateBackend) -> None:
+        """What is removed and what is added, of the same path too, are one change."""
         draft, owner = RunDraft(), owner_elsewhere()
         await store.create(draft.record(), owner)
-        await store.write(
-            draft.run_id,
-            owner,
-            draft.change(*(draft.entry(p) for p in ("", "0", "1/x", "~")), draft.entry("0", "answer")),
-        )
+        within = [draft.entry(f"1/{position}") for position in range(1_500)]
+        before = draft.entry("1", "spent", "1")
+        await store.write(draft.run_id, owner, draft.change(before, *within, draft.entry("1/0", "answer")))
 
-        await store.write(draft.run_id, owner, draft.change(folded=[""]))
+        await store.write(draft.run_id, owner, draft.change(draft.entry("1", "spent", "2"), removed=[before, *within]))
 
-        stored = await store.load(draft.run_id)
-        assert draft.is_like(stored)
-        assert [entry.kind for entry in stored.entries] == ["answer"]
-
-    @_in_a_loop
-    async def test_several_paths_fold_in_one_change(self, store: StateBackend) -> None:
-        """Each of the paths that a change folds vanishes, those that have no entries too."""
-        draft, owner = RunDraft(), owner_elsewhere()
-        await store.create(draft.record(), owner)
-        await store.write(draft.run_id, owner, draft.change(*(draft.entry(f"{i}/{j}") for i in range(4) for j in "ab")))
-
-        await store.write(draft.run_id, owner, draft.change(draft.entry("0"), folded=["0", "2", "9"]))
-
-        stored = await store.load(draft.run_id)
-        assert draft.is_like(stored)
-        assert sorted(entry.path for entry in stored.entries) == ["0", "1/a", "1/b", "3/a", "3/b"]
+        assert draft.is_like(await store.load(draft.run_id))
+        assert [(entry.path, entry.payload) for entry in draft.entries.values()][1:] == [("1", "2")]
 
     @_in_a_loop
     async def test_any_text_is_part_of_a_path(self, store: StateBackend) -> None:
@@ -547,12 +520,13 @@ class StateBackendConformance:
         """A head that the run does not have is a `StateError`, and nothing is changed."""
         draft, owner = RunDraft(), owner_elsewhere()
         await store.create(draft.record(), owner)
-        await store.write(draft.run_id, owner, draft.change(draft.entry("0")))
+        first = draft.entry("0")
+        await store.write(draft.run_id, owner, draft.change(first))
         before = await store.load(draft.run_id)
         draft.change(draft.entry("1"))  # never stored
 
         with pytest.raises(StateError) as error:
-            await store.write(draft.run_id, owner, draft.change(draft.entry("2"), folded=["0"], status="completed"))
+            await store.write(draft.run_id, owner, draft.change(draft.entry("2"), removed=[first], status="completed"))
 
         assert not isinstance(error.value, RunOwnedError)
         assert await store.load(draft.run_id) == before
@@ -634,7 +608,8 @@ class StateBackendConformance:
         """The order is that of the last change, and a limit leaves out the oldest."""
         owner, drafts = owner_elsewhere(), [RunDraft() for _ in range(4)]
         for position, draft in enumerate(drafts):
-            await store.create(draft.record(at=_START + timedelta(seconds=position)), owner)
+            draft.created_at += timedelta(seconds=position)
+            await store.create(draft.record(), owner)
         await store.write(drafts[0].run_id, owner, drafts[0].change(at=_START + timedelta(seconds=9)))
 
         listed = await store.list_runs(RunQuery())
@@ -653,8 +628,8 @@ class StateBackendConformance:
         statuses: tuple[StoredStatus, ...] = ("running", "paused", "completed")
         for day, status in enumerate(statuses):
             for name in ("a", "b"):
-                draft, at = RunDraft(f"{name}{day}"), _START + timedelta(days=day)
-                await store.create(draft.record(name=name), owner)
+                draft, at = RunDraft(f"{name}{day}", name), _START + timedelta(days=day)
+                await store.create(draft.record(), owner)
                 await store.write(draft.run_id, owner, draft.change(status=status, at=at))
         second, third = _START + timedelta(days=1), _START + timedelta(days=2)
 
@@ -740,11 +715,12 @@ class StateBackendConformance:
             first = self.new_store(lease_s=_LONG_S)
             draft, owner, successor = RunDraft(), owner_elsewhere(), owner_elsewhere()
             await first.create(draft.record(), owner)
-            await first.write(draft.run_id, owner, draft.change(draft.entry("0"), releases=True))
+            entry = draft.entry("0")
+            await first.write(draft.run_id, owner, draft.change(entry, releases=True))
             second = self.reopened(first, lease_s=_LONG_S)
 
             assert draft.is_like(await second.claim(draft.run_id, successor))
-            await second.write(draft.run_id, successor, draft.change(draft.entry("1"), folded=["0"]))
+            await second.write(draft.run_id, successor, draft.change(draft.entry("1"), removed=[entry]))
 
             assert draft.is_like(await first.load(draft.run_id))
             with pytest.raises(RunOwnedError):

@@ -1,6 +1,7 @@
 """A stored run waits for people on disk: any runner of the pipeline takes their answers, each once."""
 
 import pickle
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from flujo import (
     Step,
 )
 from flujo.state.backend import StateBackend
-from flujo.testing import StubAgent
+from flujo.testing import ManualClock, StubAgent
 from tests.integration.paid import Paid
 
 
@@ -132,12 +133,17 @@ async def test_an_unknown_run_and_a_runner_without_a_store_are_refused(backend: 
 
 
 async def test_two_waiting_branches_are_answered_one_after_the_other(backend: StateBackend) -> None:
-    """Each by its path, by runners that know nothing of each other; the history keeps the order of the answers."""
+    """Each by its path, by runners that know nothing of each other.
+
+    The history keeps the order of the answers, though the clock of the machine goes back.
+    """
     agents = {name: StubAgent([PausedException(f"{name}?")]) for name in ("a", "b")}
+    days = iter(range(9, 0, -1))
 
     def runner() -> Flujo[Any, Any]:
         step = Step.parallel("both", {name: Step(name, agent) for name, agent in agents.items()})
-        return Flujo(step, state_backend=backend)
+        clock = ManualClock(datetime(2026, 1, next(days), tzinfo=UTC))
+        return Flujo(step, state_backend=backend, clock=clock)
 
     paused = await runner().run_async("go", run_id="r")
     paths = {asked.message: asked.path for asked in paused.waiting}

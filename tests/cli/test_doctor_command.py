@@ -56,13 +56,20 @@ def test_a_healthy_database(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ("UPDATE journal SET payload = replace(payload, 'HELLO', 'JELLO') WHERE run = 1", "the entry of step '0' is"),
-        ("UPDATE journal SET at = at + 1 WHERE run = 1 AND path = '1'", "the entry of step '1' is damaged"),
-        ("UPDATE journal SET path = '7' WHERE run = 1 AND path = '1'", "the entry of step '7' is damaged"),
-        ("DELETE FROM journal WHERE run = 1 AND path = '0'", "it has 1 entries, and 2 were written"),
+        (
+            "UPDATE journal SET payload = replace(payload, 'HELLO', 'JELLO') WHERE id >> 32 = 1",
+            "the entry of step '0' is",
+        ),
+        ("UPDATE journal SET at = at + 1 WHERE id >> 32 = 1 AND path = '1'", "the entry of step '1' is damaged"),
+        ("UPDATE journal SET path = '7' WHERE id >> 32 = 1 AND path = '1'", "the entry of step '7' is damaged"),
+        ("DELETE FROM journal WHERE id >> 32 = 1 AND path = '0'", "it has 1 entries, and 2 were written"),
         ("UPDATE runs SET total_cost = '1' WHERE id = 1", "its record is damaged"),
         ("UPDATE runs SET total_cost = 'much' WHERE id = 1", "its record is damaged"),
         ("UPDATE runs SET status = 'failed' WHERE id = 1", "its record is damaged"),
+        ("UPDATE runs SET pipeline_name = 'other' WHERE id = 1", "its record is damaged"),
+        ("UPDATE runs SET created_at = created_at + 1 WHERE id = 1", "its record is damaged"),
+        ("UPDATE runs SET updated_at = updated_at + 1 WHERE id = 1", "its record is damaged"),
+        ("UPDATE journal SET id = id + 1000 WHERE id >> 32 = 1 AND path = '1'", "the entry of step '1' is damaged"),
         ("UPDATE starts SET start = '{}' WHERE run = 1", "its record is damaged"),
         ("DELETE FROM starts WHERE run = 1", "its record is damaged"),
         ("UPDATE runs SET head = head + 1 WHERE id = 1", "its entries are not those that were written"),
@@ -83,7 +90,7 @@ def test_what_is_wrong_is_named_with_its_run(change: str, found: str, capsys: Ca
 
 def test_a_document_lists_what_was_found(capsys: Captured) -> None:
     """Each finding has its run."""
-    changed(lambda connection: connection.execute("DELETE FROM journal WHERE run = 2"))
+    changed(lambda connection: connection.execute("DELETE FROM journal WHERE id >> 32 = 2"))
 
     found = json.loads(doctor(capsys, "--json").out)
 
@@ -159,13 +166,13 @@ def test_what_is_no_database_of_runs_is_refused(capsys: Captured) -> None:
 def test_every_flipped_bit_of_an_entry_is_found(database: Path) -> None:
     """Whichever bit of a payload flips, the run is named, and the store refuses it and opens the other."""
     with sqlite3.connect(database) as connection:
-        (payload,) = connection.execute("SELECT payload FROM journal WHERE run = 1 AND path = '0'").fetchone()
+        (payload,) = connection.execute("SELECT payload FROM journal WHERE id >> 32 = 1 AND path = '0'").fetchone()
     connection.close()
     for position in range(0, len(payload), 7):
         flipped = payload[:position] + chr(ord(payload[position]) ^ 1) + payload[position + 1 :]
         changed(
             lambda connection, text=flipped: connection.execute(  # type: ignore[misc]  # its default is its own
-                "UPDATE journal SET payload = ? WHERE run = 1 AND path = '0'", (text,)
+                "UPDATE journal SET payload = ? WHERE id >> 32 = 1 AND path = '0'", (text,)
             )
         )
 

@@ -268,7 +268,7 @@ def test_what_is_damaged_is_not_shown_as_if_it_were_true(capsys: Captured) -> No
     begun(capsys, "paying", "both")
     with sqlite3.connect(".flujo/runs.db") as connection:
         connection.execute("UPDATE runs SET total_cost = '5' WHERE run_id = 'paying'")
-        connection.execute("UPDATE journal SET payload = replace(payload, '0.0001', '0.0009') WHERE run = 2")
+        connection.execute("UPDATE journal SET payload = replace(payload, '0.0001', '0.0009') WHERE id >> 32 = 2")
     connection.close()
 
     listed = {row[0]: row[2] for row in rows(lens(capsys, "list").out)}

@@ -52,7 +52,7 @@ def _flipped(intact: Path, copy: Path, bit: int) -> Path:
 
 
 _ALL = """SELECT run_id, path, kind, payload, start
-    FROM runs JOIN starts ON starts.run = id JOIN journal ON journal.run = id ORDER BY runs.id, path, kind"""
+    FROM runs JOIN starts ON starts.run = runs.id JOIN journal ON journal.id >> 32 = runs.id ORDER BY journal.id"""
 
 
 def _raw(path: Path) -> list[tuple[bytes, ...]]:
