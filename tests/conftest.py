@@ -1,5 +1,7 @@
 """How hard the tests try: `--long` looks for rare failures, without it a run is short and repeatable."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -23,7 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the Hypothesis profile."""
+    """Choose the Hypothesis profile, and let processes that tests start be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in the background ignores it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("long" if config.getoption("--long") else "ci")
 
 
