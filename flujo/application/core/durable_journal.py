@@ -173,7 +173,8 @@ class DurableJournal(StateManager):
         result = self._read(data, frame.context)
         if result.cost or result.token_counts:
             frame.usage.recall(result.cost, result.token_counts)
-        self._results.know(result, data["result"])
+        if len(frame.path) > 1:
+            self._results.know(result, data["result"])
         return result
 
     def _open(self, stored: StoredRun, *, allow_changes: bool) -> None:
@@ -290,7 +291,8 @@ class DurableJournal(StateManager):
             self._leave_out(path, error)
             return
         await self._put(path, "done", written, folds=self._frontier.knows(path))
-        self._results.know(result, data)
+        if len(frame.path) > 1:  # or else there is no step around it
+            self._results.know(result, data)
 
     def _leave_out(self, path: str, error: SerializationError) -> None:
         """Do without an entry, if that is allowed.
