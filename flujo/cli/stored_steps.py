@@ -199,5 +199,5 @@ def plain(value: Any) -> Any:
     if not is_dict(value):
         return value
     if "$" in value and "v" in value:
-        return plain(value["v"])
+        return "".join(value["v"]) if value["$"] == "str" else plain(value["v"])
     return {key: plain(each) for key, each in value.items()}

@@ -31,7 +31,7 @@ DEEPEST = 200
 
 _MOST_PARTS = 8  # of either end of a place that an error shows
 _MOST_BITS = 1024  # an integer beyond is written in hexadecimal digits, which have no limit as decimal ones have
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_PAIRED = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")  # between two halves of one character
 _BUILT_IN = {dict, list, set, tuple, str, bytes, int, float}
 _TAG, _TYPE, _VALUE = "$", "t", "v"
 
@@ -144,10 +144,10 @@ class Codec:
         return number if number.bit_length() <= _MOST_BITS else {_TAG: "int", _VALUE: hex(number)}
 
     def _str(self, text: str, depth: int) -> Any:
-        """Return text; two halves of a pair of surrogates would be read as one character."""
-        if text.isascii() or not _SURROGATES.search(text):
+        """Return text, in parts where two surrogates would be read as one character."""
+        if text.isascii() or not _PAIRED.search(text):
             return text
-        return {_TAG: "str", _VALUE: text.encode("utf-32-be", "surrogatepass").hex()}
+        return {_TAG: "str", _VALUE: _PAIRED.split(text)}
 
     def _list(self, values: list[Any], depth: int) -> list[Any]:
         written: list[Any] = []
@@ -159,7 +159,7 @@ class Codec:
         return written
 
     def _dict(self, values: dict[Any, Any], depth: int) -> Any:
-        if not all(type(key) is str and (key.isascii() or not _SURROGATES.search(key)) for key in values):
+        if not all(type(key) is str and (key.isascii() or not _PAIRED.search(key)) for key in values):
             return {_TAG: "dict", _VALUE: [self._pair(pair, depth) for pair in values.items()]}
         written = self._fields(values, depth)
         return {_TAG: "dict", _VALUE: list(map(list, written.items()))} if _TAG in written else written
@@ -261,7 +261,7 @@ class Codec:
             case "int":
                 return int(value, 16)
             case "str":
-                return bytes.fromhex(value).decode("utf-32-be", "surrogatepass")
+                return "".join(value)
             case "dict":
                 return {self._decode(key, depth): self._decode(item, depth) for key, item in value}
             case "set":

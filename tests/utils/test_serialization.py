@@ -53,6 +53,14 @@ def _nothing_registered() -> Iterator[None]:
     reset_custom_serializer_registry()
 
 
+@given(st.text(st.sampled_from("a\ud83d\ude00\x00\u00e9$\U0001f600"), max_size=12))
+def test_any_text_comes_back_and_is_stored_in_little_more(text: str) -> None:
+    """Halves of characters stay halves, alone or beside their other half, in values and in keys."""
+    assert _codec.loads(_codec.dumps(text)) == text
+    assert list(_codec.loads(_codec.dumps({text: 1}))) == [text]
+    assert len(_codec.dumps(text)) <= 12 * len(text) + 20  # six characters for a half, and a part of its own for each
+
+
 def _wrapped(value: Any) -> Iterator[Any]:
     yield value
     yield [value, {"key": (value,)}]
