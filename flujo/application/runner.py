@@ -436,7 +436,7 @@ class Flujo(Generic[InT, OutT]):
         journal, control = run.journal, self._control()
         governor = UsageGovernor(self._usage_limits, label="the run", on_breach=control.stop)
         journal.governor = governor
-        governor.recall(*journal.spent)
+        governor.recall(*journal.spent_within())
         begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
         try:
             result = await self._run(begin, on_chunk)

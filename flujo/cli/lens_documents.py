@@ -32,11 +32,11 @@ class Event:
     step: StoredStep | None = None
 
 
-def events(record: RunRecord, steps: Sequence[StoredStep]) -> list[Event]:
-    """Return what is stored of what happened in a run, in order."""
+def events(record: RunRecord, steps: Sequence[StoredStep], *, most_children: int | None = None) -> list[Event]:
+    """Return what is stored of what happened in a run, in order, with no more children of each step than this."""
     happened = [Event(record.created_at.timestamp(), "began")]
     for top in steps:
-        happened += [Event(step.at, _what(step), step) for step in top.walk() if step.at is not None]
+        happened += [Event(step.at, _what(step), step) for step in top.walk(most_children) if step.at is not None]
     if record.status != "running":
         happened.append(Event(record.updated_at.timestamp(), "ended"))
     return sorted(happened, key=lambda event: event.at)

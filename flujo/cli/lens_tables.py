@@ -184,7 +184,7 @@ def trace_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int) -
     began = record.created_at.timestamp()
     rows = [
         [Text(f"+{duration(max(0.0, event.at - began))}"), *_event_cells(event, record)]
-        for event in events(record, steps)
+        for event in events(record, steps, most_children=_MOST_CHILDREN)
     ]
     shown = 4 if width >= _NARROW else 2
     return _table(["At", "Event", "Took", "Cost"][:shown], [row[:shown] for row in rows], cut=1, width=width)

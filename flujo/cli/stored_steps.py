@@ -29,7 +29,7 @@ class StoredStep:
         latency_s: Seconds from start to end; `None` if it did not end.
         cost: US dollars, exact, of all steps within it.
         tokens: Tokens of all steps within it.
-        at: When that was stored, in seconds since 1970; `None` if it has no entry of its own.
+        at: When that was stored, in seconds since 1970; `None` if it never had an entry of its own.
         feedback: Why it failed.
         question: What it asks a person.
         answer: What a person answered, as it is stored.
@@ -51,11 +51,11 @@ class StoredStep:
     output: Any = None
     steps: "list[StoredStep]" = field(default_factory=list["StoredStep"])
 
-    def walk(self) -> "Iterable[StoredStep]":
-        """Yield the step and all steps within it."""
+    def walk(self, most_children: int | None = None) -> "Iterable[StoredStep]":
+        """Yield the step and all steps within it, or no more of each one's children than this."""
         yield self
-        for step in self.steps:
-            yield from step.walk()
+        for step in self.steps[:most_children]:
+            yield from step.walk(most_children)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as JSON has it."""
@@ -157,7 +157,7 @@ def _take_result(node: StoredStep, result: Any) -> None:
     node.feedback = plain(result.get("feedback"))
     node.output = result["output"]
     for each in result.get("steps", ()):
-        child = StoredStep()
+        child = StoredStep(at=each.get("at"))
         _take_result(child, each)
         node.steps.append(child)
 

@@ -90,7 +90,8 @@ class BaseStep(Generic[InT, OutT]):
 
     Attributes:
         name: What the step is called in results, errors and traces.
-        usage_limits: What each execution of the step may use; `None` for no limit of its own.
+        usage_limits: What each execution of the step may use, however often the run goes on; `None` for no limit of
+            its own.
         fallback_step: What runs when the step failed.
         meta: Free for the user; flujo does not read it.
         input_key: The key of the input dict that the step works on; `None` for the whole input.

@@ -187,6 +187,19 @@ def test_a_trace_is_a_timeline(capsys: Captured) -> None:
     assert "the run ended: paused" in ended.out
 
 
+def test_a_trace_tells_when_what_is_within_a_finished_step_ended(capsys: Captured) -> None:
+    """Each item of a map has its moment, before that of the map, though the map's entry took their place."""
+    begun(capsys, "mapped", text=" ".join("abc"))
+
+    events = document(capsys, "trace", "mapped")["events"]
+    shown = rows(lens(capsys, "trace", "mapped").out)
+
+    names = [event["name"] for event in events if "name" in event]
+    assert names == ["split", "pay", "pay", "pay", "each"]
+    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    assert [row[1] for row in shown[2:6]] == [*(["pay completed"] * 3), "each completed, 3 steps within"]
+
+
 def test_statistics_are_by_pipeline_and_step(capsys: Captured) -> None:
     """Counts, exact sums and percentiles of durations, of runs and of steps at every depth."""
     begun(capsys, "paying", "failing", "mapped")

@@ -135,12 +135,12 @@ class DurableJournal(StateManager):
 
     # Going on
 
-    @property
-    def spent(self) -> tuple[Decimal, int]:
-        """Dollars and tokens that steps spent which did not finish."""
+    def spent_within(self, path: StepPath = ()) -> tuple[Decimal, int]:
+        """Return the dollars and tokens that steps at `path` and below spent without finishing."""
         cost, tokens = ZERO, 0
-        for each in self._spent.values():
-            cost, tokens = add_usd(cost, each.cost), tokens + each.tokens
+        for written, each in self._spent.items():
+            if read_path(written)[: len(path)] == path:
+                cost, tokens = add_usd(cost, each.cost), tokens + each.tokens
         return cost, tokens
 
     @property
@@ -174,7 +174,7 @@ class DurableJournal(StateManager):
         if result.cost or result.token_counts:
             frame.usage.recall(result.cost, result.token_counts)
         if len(frame.path) > 1:
-            self._results.know(result, data["result"])
+            self._results.know(result, data["result"], data["at"])
         return result
 
     def _open(self, stored: StoredRun, *, allow_changes: bool) -> None:
@@ -194,6 +194,7 @@ class DurableJournal(StateManager):
             match entry.kind:
                 case "done":
                     self._check_step(path, data["step"], allow_changes=allow_changes)
+                    data["at"] = entry.at
                     self._done[entry.path] = data
                 case "spent":
                     self._spent[entry.path] = spent = self._decoded(data)
@@ -290,9 +291,9 @@ class DurableJournal(StateManager):
         except SerializationError as error:
             self._leave_out(path, error)
             return
-        await self._put(path, "done", written, folds=self._frontier.knows(path))
+        at = await self._put(path, "done", written, folds=self._frontier.knows(path))
         if len(frame.path) > 1:  # or else there is no step around it
-            self._results.know(result, data)
+            self._results.know(result, data, at)
 
     def _leave_out(self, path: str, error: SerializationError) -> None:
         """Do without an entry, if that is allowed.
@@ -410,15 +411,17 @@ class DurableJournal(StateManager):
 
     async def _put(
         self, path: str, kind: EntryKind, data: Any, *, folds: bool = False, is_urgent: bool = False
-    ) -> None:
+    ) -> float:
+        """Store an entry, and return the moment it was made at, in seconds since 1970."""
         if folds:
             for number in self._frontier.fold(path):
                 self._remove(number)
-        self._add(path, kind, to_json_text(data))
+        entry = self._add(path, kind, to_json_text(data))
         if not self._is_buffered or is_urgent:
             await self._commit()
+        return entry.at
 
-    def _add(self, path: str, kind: EntryKind, payload: str) -> None:
+    def _add(self, path: str, kind: EntryKind, payload: str) -> JournalEntry:
         self._last_number += 1
         now = self._clock.now().timestamp()
         entry = JournalEntry.sealed(self.run_id, self._last_number, path, kind, now, payload)
@@ -427,6 +430,7 @@ class DurableJournal(StateManager):
             self._remove(replaced)
         self._buffer[entry.number] = entry
         self._added += 1
+        return entry
 
     def _remove(self, number: int) -> None:
         if self._buffer.pop(number, None) is None:

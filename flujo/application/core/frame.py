@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -149,6 +150,10 @@ class DurableRun(Protocol):
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Keep what a step has spent so far without finishing."""
+        ...
+
+    def spent_within(self, path: StepPath) -> tuple[Decimal, int]:
+        """Return the dollars and tokens that steps at `path` and below spent without finishing before the run went on."""
         ...
 
     def add_spent(self, path: StepPath, result: StepResult) -> None:

@@ -27,8 +27,9 @@ class StoredResults:
         self._codec = codec
         self._known: dict[int, tuple[StepResult, dict[str, Any]]] = {}  # by identity, which the result keeps taken
 
-    def know(self, result: StepResult, data: dict[str, Any]) -> None:
-        """Remember what a result is written as, until the step around it is written."""
+    def know(self, result: StepResult, data: dict[str, Any], at: float) -> None:
+        """Remember what a result is written as, and when it was stored, until the step around it is written."""
+        data["at"] = at
         self._known[id(result)] = (result, data)
 
     def write(self, result: StepResult) -> dict[str, Any]:

@@ -222,6 +222,8 @@ class ExecutorCore:
         if step.usage_limits is None:
             return await self._run_with_fallback(frame)
         governor = _limit(frame, step.usage_limits)
+        if (halt := frame.scope.control.halt) is not None:  # it had spent more than it may before the run went on
+            return halt.refuse(step)
         result = await self._run_with_fallback(frame)
         if result.status == "paused":
             frame.scope.journal.save((*frame.path, "usage"), _Spent(governor.total_cost, governor.total_tokens))
@@ -263,9 +265,13 @@ async def _keep_spent(path: StepPath, spent: StepResult, durable: DurableRun, mi
 
 
 def _limit(frame: ExecutionFrame[Any], limits: UsageLimits) -> UsageGovernor:
-    frame.scope.control.is_limited = True  # the step may be a fallback that was declared after the first run
+    control, durable = frame.scope.control, frame.scope.durable
+    control.is_limited = True  # the step may be a fallback that was declared after the first run
     spent = frame.scope.journal.take((*frame.path, "usage"), _Spent) or _Spent(ZERO, 0)
-    frame.usage = frame.usage.child(limits, label=frame.step.describe(), cost=spent.cost, tokens=spent.tokens)
+    cost, tokens = (spent.cost, spent.tokens) if durable is None else durable.spent_within(frame.path)
+    frame.usage = frame.usage.child(limits, label=frame.step.describe(), cost=cost, tokens=tokens)
+    if (breach := frame.usage.breach()) is not None:
+        control.stop(breach)
     return frame.usage
 
 
