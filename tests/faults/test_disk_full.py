@@ -1,6 +1,6 @@
 """A disk that is full gives a typed error that names the run, loses nothing, and the run goes on once there is room.
 
-By default the disk is full at 25 sizes each way; `--long` tries 100.
+By default the disk is full at 100 sizes each way; `--long` tries 1,000.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ async def _check_room_again(backend: SQLiteBackend, effects: Effects, expected: 
 
 def _sizes(pytestconfig: pytest.Config, most: int) -> list[int]:
     chance = random.Random(23)
-    return [chance.randint(1, most) for _ in range(100 if pytestconfig.getoption("--long") else 25)]
+    return [chance.randint(1, most) for _ in range(1000 if pytestconfig.getoption("--long") else 100)]
 
 
 async def _expected() -> dict[str, Any]:

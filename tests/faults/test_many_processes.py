@@ -1,6 +1,6 @@
 """Many processes use one database at once, and none is told that it is locked.
 
-By default eight processes make 15 new databases at once, and do 6 runs each in one; `--long` makes 100 and does 60.
+By default eight processes make 30 new databases at once, and do 20 runs each in one; `--long` makes 300 and does 200.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _SERVER.set_forkserver_preload(["tests.faults.worker"])
 
 def test_processes_that_make_one_database_at_once_all_use_it(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Whoever comes first makes the tables; nobody takes the file for that of another program."""
-    files = [str(tmp_path / f"{number}.db") for number in range(100 if pytestconfig.getoption("--long") else 15)]
+    files = [str(tmp_path / f"{number}.db") for number in range(300 if pytestconfig.getoption("--long") else 30)]
     barrier = _SERVER.Barrier(_PROCESSES)
 
     with _SERVER.Pool(_PROCESSES, initializer=_share, initargs=(barrier,)) as pool:
@@ -35,7 +35,7 @@ def test_processes_that_make_one_database_at_once_all_use_it(tmp_path: Path, pyt
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Each process does many runs at once in the same file; all complete, and all are there afterwards."""
-    runs = 60 if pytestconfig.getoption("--long") else 6
+    runs = 200 if pytestconfig.getoption("--long") else 20
     file = str(tmp_path / "runs.db")
 
     with _SERVER.Pool(_PROCESSES) as pool:

@@ -1,6 +1,6 @@
 """A run has one owner: a second process is refused, and an owner that was superseded cannot write.
 
-By default 30 runs are gone on with by two processes at once, and 4 have a frozen owner; `--long` has 100 and 10.
+By default 100 runs are gone on with by two processes at once, and 10 have a frozen owner; `--long` has 1,000 and 100.
 """
 
 import random
@@ -31,7 +31,7 @@ def test_of_two_processes_that_go_on_with_a_run_one_does(
     """The other one is refused with the name of the owner, or comes later and gets its result; no effect is twice."""
     chance = random.Random(7)
     refused = 0
-    for trial in range(100 if pytestconfig.getoption("--long") else 30):
+    for trial in range(1000 if pytestconfig.getoption("--long") else 100):
         site = Site(tmp_path / str(trial), asks=False)
         site.folder.mkdir()
         process = start(site, "killed")
@@ -74,7 +74,7 @@ def test_a_frozen_owner_that_was_superseded_cannot_write(
 ) -> None:
     """Its run goes on elsewhere once its lease has run out; when it wakes up, it ends with `RunOwnedError`."""
     chance = random.Random(9)
-    for trial in range(10 if pytestconfig.getoption("--long") else 4):
+    for trial in range(100 if pytestconfig.getoption("--long") else 10):
         site = Site(tmp_path / str(trial), asks=False, lease_s=_SHORT_LEASE_S)
         site.folder.mkdir()
         with started(site, "frozen", stop_at=chance.choice(_ALONE)) as frozen:

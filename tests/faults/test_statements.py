@@ -1,6 +1,6 @@
 """A process that dies at any SQL statement, of a migration too, leaves a database that the next one goes on with.
 
-By default it dies at each statement until the run is created and at every 41st after that; `--long` at every one.
+By default it dies at each statement until the run is created and at every 11th after that; `--long` at every one.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ def test_a_run_killed_at_any_statement_goes_on(
     tmp_path: Path, pytestconfig: pytest.Config, reference: Reference
 ) -> None:
     """Whatever was committed counts, whatever was not did not happen, and the run comes to the same end."""
-    every = 1 if pytestconfig.getoption("--long") else 41
+    every = 1 if pytestconfig.getoption("--long") else 11
     statement, died = 1, True
     while died:
         site = Site(tmp_path / str(statement))
