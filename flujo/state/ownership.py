@@ -51,6 +51,11 @@ def _started(pid: int) -> str:
     return _stat(pid)[1]
 
 
+def process_state(pid: int) -> str:
+    """Return the letter that the system has for the state of a process, such as `T` for stopped; empty if unknown."""
+    return _stat(pid)[0]
+
+
 @dataclass(slots=True, frozen=True)
 class Owner:
     """A process that runs a run.

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateCorruptedError, StateError
 from flujo.state.backend import LEASE_S, Durability
+from flujo.state.file_locks import describe_writer
 from flujo.state.ownership import Owner
 from flujo.state.records import (
     JournalEntry,
@@ -295,6 +296,9 @@ class SQLiteBackend:
             why = "it is a folder; give the path of a file"
         elif not self.path.parent.exists():
             why = "its folder is not there; make it first"
+        elif isinstance(error, sqlite3.Error) and _code(error) in _BUSY:
+            who = describe_writer(self.path) or "another process"
+            why = f"{who} has kept others from writing to it for {BUSY_S:.0f} s; let it go on, or end it"
         return StateError(f"{which} could not be stored in or read from {self.path}: {why}")
 
 

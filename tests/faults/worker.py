@@ -18,9 +18,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from flujo import PipelineResult, SQLiteBackend
+from flujo import PipelineResult, PostgresBackend, SQLiteBackend
 from flujo.exceptions import FlujoError
-from flujo.state.backend import Durability
+from flujo.state.backend import Durability, StateBackend
 from tests.faults.every_kind import ANSWER, PRICE, Effects, Notes, runner_of
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -62,6 +62,7 @@ class Site:
         lease_s: How long an owner that cannot be asked keeps it.
         durability: What a finished step survives.
         asks: Whether people are asked, whom the process answers for; or else agents answer in their place.
+        dsn: The Postgres database that keeps the run; `None` for SQLite in the folder.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Site:
     lease_s: float = 15.0
     durability: Durability = "fast"
     asks: bool = True
+    dsn: str | None = None
 
     @property
     def database(self) -> Path:
@@ -86,8 +88,10 @@ class Site:
         text = self.effects_file.read_text() if self.effects_file.exists() else ""
         return Counter(text.splitlines())
 
-    def backend(self) -> SQLiteBackend:
+    def backend(self) -> StateBackend:
         """Return a store of its database."""
+        if self.dsn is not None:
+            return PostgresBackend(self.dsn, lease_s=self.lease_s, durability=self.durability)
         return SQLiteBackend(self.database, lease_s=self.lease_s, durability=self.durability)
 
 

@@ -291,3 +291,37 @@ async def test_a_store_that_is_dropped_ends_its_thread(tmp_path: Path) -> None:
     await asyncio.to_thread(thread.join, 10)
 
     assert list(_files(tmp_path)) == ["dropped.db"]
+
+
+_FREEZE = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has locked a file")
+async def test_who_keeps_others_from_writing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped within a commit blocks the file; the error says which, and the store works on."""
+    monkeypatch.setattr("flujo.state.sqlite_writer.BUSY_S", 0.05)
+    backend, draft, owner = (
+        SQLiteBackend(tmp_path / "runs.db", durability="fast"),
+        RunDraft("the run"),
+        owner_elsewhere(),
+    )
+    await backend.create(draft.record(), owner)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _FREEZE, str(backend.path))
+    change = draft.change(draft.entry("0"))
+    try:
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(StateError, match=f"process {process.pid}, which is stopped, has kept others from writing"):
+            await backend.write("the run", owner, change)
+    finally:
+        process.kill()
+        await process.wait()
+
+    await backend.write("the run", owner, change)
+
+    assert draft.is_like(await backend.load("the run"))
+    await backend.close()

@@ -153,7 +153,7 @@ class DurableRun(Protocol):
         ...
 
     def spent_within(self, path: StepPath) -> tuple[Decimal, int]:
-        """Return the dollars and tokens that steps at `path` and below spent without finishing before the run went on."""
+        """Return dollars and tokens that steps at `path` and below spent without finishing, before the run went on."""
         ...
 
     def add_spent(self, path: StepPath, result: StepResult) -> None:
