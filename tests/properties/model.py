@@ -355,6 +355,8 @@ class Model:
         primary = self._entire(node.primary, data, context)
         if primary.completed:
             return primary
+        if isinstance(node.primary, Seq):
+            primary.output = None  # steps in order that do not all complete give nothing, be it one with a fallback
         rescue = self._step(node.fallback, data, context)
         return _parent(
             node.primary.name,
