@@ -3,12 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from flujo.agents.making import make_agent_async
+from flujo.agents.model_agent import adapt
+from flujo.agents.prices import set_price
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore, StepExecutor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.runner import Flujo
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.sqlite import SQLiteCache
+from flujo.domain.agents import adapt_agents_of
 from flujo.domain.models import (
     AppResources,
     BranchFailureStrategy,
@@ -56,6 +60,9 @@ from flujo.exceptions import (
     PipelineAbortSignal,
     PipelineChangedError,
     PipelineContextInitializationError,
+    PricingNotConfiguredError,
+    RefusedCallError,
+    RetryLaterError,
     RunNotFoundError,
     RunOwnedError,
     SchemaTooNewError,
@@ -64,6 +71,7 @@ from flujo.exceptions import (
     StateCorruptedError,
     StateError,
     TypeMismatchError,
+    UnboundedCallError,
     UsageLimitExceededError,
 )
 from flujo.state.backend import StateBackend
@@ -86,6 +94,8 @@ if TYPE_CHECKING:
         gather_result,
         override_agent,
     )
+
+adapt_agents_of("pydantic_ai", adapt)
 
 _LAZY = {
     "PostgresBackend": "flujo.state.postgres",
@@ -163,7 +173,10 @@ __all__ = [
     "PostgresBackend",
     "PreRunPayload",
     "PreStepPayload",
+    "PricingNotConfiguredError",
     "RefinementCheck",
+    "RefusedCallError",
+    "RetryLaterError",
     "RunNotFoundError",
     "RunOwnedError",
     "RunQuery",
@@ -184,6 +197,7 @@ __all__ = [
     "StubAgent",
     "TraceNode",
     "TypeMismatchError",
+    "UnboundedCallError",
     "UsageLimitExceededError",
     "UsageLimits",
     "ValidationFinding",
@@ -197,7 +211,9 @@ __all__ = [
     "assert_pipeline_result",
     "assert_validator_failed",
     "gather_result",
+    "make_agent_async",
     "override_agent",
+    "set_price",
     "step",
     "validator",
 ]

@@ -4,14 +4,17 @@ FlujoError
 ├── ConfigurationError                     the workflow or its settings are wrong
 │   ├── SettingsError                      a setting of the command line or of flujo.toml
 │   ├── MissingAgentError                  a step has no agent
+│   ├── PricingNotConfiguredError          under a dollar limit, a model has no price
 │   ├── TypeMismatchError                  what one step gives is not what the next one takes
 │   ├── InfiniteFallbackError              a fallback leads back to its own step
-│   └── ImproperStepInvocationError        a step was called like a function
+│   ├── ImproperStepInvocationError        a step was called like a function
+│   └── UnboundedCallError                 nobody knows what a call under a limit can cost
 ├── ContextInheritanceError                a sub-pipeline's context lacks required fields
 ├── PipelineContextInitializationError     a run's context could not be made
 ├── ContextUpdateError                     a value or a merge does not fit the context (fails the step)
 ├── InfiniteRedirectError                  plugins redirect in a circle
 ├── UsageLimitExceededError                a limit was passed; carries the result so far
+├── RefusedCallError                       a call could pass a limit; raised to the agent that would make it
 ├── StateError                             a run cannot be stored, or not be resumed that way
 │   ├── AnswerRejectedError                a person's answer does not fit, came twice, or nobody waits for it
 │   ├── RunNotFoundError                   no run of that identity is stored
@@ -21,6 +24,7 @@ FlujoError
 │   └── SchemaTooNewError                  a newer flujo has written the store
 ├── SerializationError                     a value has no stable form
 ├── NonRetryableError                      raised by agents: do not try again
+├── RetryLaterError                        raised by agents: try again, but not at once
 ├── PausedException                        raised by agents: wait for a person
 └── PipelineAbortSignal                    raised by hooks and agents: stop the run gracefully
 """
@@ -65,6 +69,18 @@ class MissingAgentError(ConfigurationError):
     """A step that has to call an agent has none."""
 
 
+class PricingNotConfiguredError(ConfigurationError):
+    """A model has no price that is known, so that its calls cannot be kept within a limit of dollars.
+
+    Attributes:
+        model: The model, such as `openai:gpt-4o`.
+    """
+
+    def __init__(self, message: str, *, model: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 class TypeMismatchError(ConfigurationError):
     """What one step gives is not what the next one takes.
 
@@ -89,6 +105,10 @@ class InfiniteFallbackError(ConfigurationError):
 
 class ImproperStepInvocationError(ConfigurationError):
     """A step was called like a function; steps are run by `Flujo`."""
+
+
+class UnboundedCallError(ConfigurationError):
+    """Nobody knows what a call can cost at the most, so a limit cannot hold for it; it is not made."""
 
 
 class _ContextFieldsError(FlujoError):
@@ -137,6 +157,10 @@ class UsageLimitExceededError(FlujoError):
     def __init__(self, message: str, result: PipelineResult[Any]) -> None:
         super().__init__(message)
         self.result = result  # pyright: ignore[reportIncompatibleVariableOverride]  # there always is one
+
+
+class RefusedCallError(FlujoError):
+    """A call of an agent could pass a limit, so it is not made; the run stops, and nothing of it is retried."""
 
 
 class StateError(FlujoError):
@@ -209,6 +233,18 @@ class SerializationError(FlujoError):
 
 class NonRetryableError(FlujoError):
     """Raised by an agent to fail its step at once, whatever `max_retries` says."""
+
+
+class RetryLaterError(FlujoError):
+    """Raised by an agent whose attempt failed because it came too soon; the next one waits.
+
+    Attributes:
+        after_s: Seconds to wait before the next attempt.
+    """
+
+    def __init__(self, message: str, *, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class PausedException(FlujoError):  # noqa: N818 - the name is part of the public vocabulary

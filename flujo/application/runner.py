@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -28,6 +29,7 @@ from flujo.application.resuming import accepted_answer, asked_step, clear_pause,
 from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
+from flujo.domain.money import ZERO
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, alternatives, mismatch
 from flujo.domain.results import PipelineResult, Waiting
@@ -390,7 +392,7 @@ class Flujo(Generic[InT, OutT]):
 
     def _fresh(self, data: Any, run_id: str, context: BaseModel) -> _Beginning:
         control = self._control()
-        governor = UsageGovernor(self._usage_limits, label="the run", on_breach=control.stop)
+        governor = self._governor(control)
         return _Beginning(data, context, run_id, StateManager(), governor, control)
 
     def _resumed(self, point: ResumePoint, run_id: str, path: StepPath, answer: Any) -> _Beginning:
@@ -398,9 +400,7 @@ class Flujo(Generic[InT, OutT]):
         context = copy_context(point.context)
         clear_pause(context)
         control = self._control()
-        governor = UsageGovernor(
-            self._usage_limits, label="the run", on_breach=control.stop, cost=point.cost, tokens=point.tokens
-        )
+        governor = self._governor(control, point.cost, point.tokens)
         if (breach := governor.breach()) is not None:
             control.stop(breach)
         journal = StateManager(found=dict(point.checkpoints), answers={path: answer})
@@ -434,7 +434,7 @@ class Flujo(Generic[InT, OutT]):
     async def _run_stored(self, run: OpenRun, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
         """Run from where a stored run stands, and store how it ends."""
         journal, control = run.journal, self._control()
-        governor = UsageGovernor(self._usage_limits, label="the run", on_breach=control.stop)
+        governor = self._governor(control)
         journal.governor = governor
         governor.recall(*journal.spent_within())
         begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
@@ -473,6 +473,17 @@ class Flujo(Generic[InT, OutT]):
 
     def _control(self) -> RunControl:
         return RunControl(is_limited=self._usage_limits is not None or self._has_step_limits)
+
+    def _governor(self, control: RunControl, cost: Decimal = ZERO, tokens: int = 0) -> UsageGovernor:
+        """Return what counts the usage of a run that has spent so much."""
+        return UsageGovernor(
+            self._usage_limits,
+            label="the run",
+            on_breach=control.stop,
+            cost=cost,
+            tokens=tokens,
+            admissions=control.admissions,
+        )
 
     async def _run(self, begin: _Beginning, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
         """Run from a beginning, with the resources around it."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -17,7 +18,7 @@ from flujo.cli.origin import Origin
 from flujo.cli.parameters import FreeText
 from flujo.cli.reporting import report
 from flujo.cli.running import run_stored
-from flujo.cli.settings import read_run_settings
+from flujo.cli.settings import apply_price_settings, read_run_settings
 from flujo.cli.stores import closed_at_end, existing_database, resume_command, stored_record
 from flujo.cli.terminal import ResultStream, say_error
 from flujo.cli.typed_values import value_of
@@ -65,6 +66,7 @@ def resume(
     """
     if json and stream:
         raise WrongUsageError("--json and --stream are both given; give one of them")
+    apply_price_settings(Path.cwd())
     results = ResultStream(sys.stdout)
     with redirect_stdout(sys.stderr):  # stdout is for results, so what the user's code prints goes where progress is
         found = _find(run, file, state_db)

@@ -15,7 +15,7 @@ from flujo.cli.origin import Origin
 from flujo.cli.parameters import FreeText
 from flujo.cli.reporting import report
 from flujo.cli.running import run_stored
-from flujo.cli.settings import flags_only, read_run_settings
+from flujo.cli.settings import apply_price_settings, flags_only, read_run_settings
 from flujo.cli.stores import new_store, resume_command
 from flujo.cli.terminal import ResultStream
 from flujo.cli.typed_values import fields_of, input_for
@@ -83,6 +83,7 @@ def run(
     context = _context_fields(context_data, context_file)
     flags = {"limit_usd": limit_usd, "limit_tokens": limit_tokens, "state_db": state_db}
     settings = read_run_settings(flags)
+    apply_price_settings(Path.cwd())
     results = ResultStream(sys.stdout)
     with redirect_stdout(sys.stderr):  # stdout is for results, so what the user's code prints goes where progress is
         loaded = load_file(file)

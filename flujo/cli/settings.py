@@ -1,4 +1,7 @@
-"""The settings of the command line: `flujo.toml`, then the environment, then flags, the later winning."""
+"""The settings of the command line: `flujo.toml`, then the environment, then flags, the later winning.
+
+What models cost stands in `flujo.toml` only.
+"""
 
 import difflib
 import os
@@ -6,16 +9,18 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from flujo.agents.prices import set_price
 from flujo.domain.models import UsageLimits
 from flujo.domain.money import exact_usd
-from flujo.exceptions import SettingsError
+from flujo.exceptions import ConfigurationError, SettingsError
 
 FILE_NAME = "flujo.toml"
 _PREFIX = "FLUJO_"
+_TABLES = {"run": "[run]", "prices": '[prices."provider:model"]'}
 
 
 def _usd(amount: Any) -> Decimal:
@@ -25,12 +30,15 @@ def _usd(amount: Any) -> Decimal:
         raise ValueError("an amount of dollars is a number, 0 or more") from None
 
 
+_Usd = Annotated[Decimal, BeforeValidator(_usd)]
+
+
 class RunSettings(BaseModel):
     """The settings of `flujo run`: the `[run]` table of `flujo.toml`, and `FLUJO_LIMIT_USD` and the like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit_usd: Annotated[Decimal, BeforeValidator(_usd)] | None = None
+    limit_usd: _Usd | None = None
     """The most US dollars a run may use; `None` for no limit."""
     limit_tokens: Annotated[int, Field(ge=0)] | None = None
     """The most tokens a run may use; `None` for no limit."""
@@ -42,6 +50,24 @@ class RunSettings(BaseModel):
         given = {"total_cost_usd_limit": self.limit_usd, "total_tokens_limit": self.limit_tokens}
         limits = {name: limit for name, limit in given.items() if limit is not None}
         return UsageLimits.model_validate(limits) if limits else None
+
+
+class PriceSettings(BaseModel):
+    """What a model costs, in US dollars: a table such as `[prices."openai:my-model"]` of `flujo.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_usd_per_mtok: _Usd
+    """For a million tokens of input."""
+    output_usd_per_mtok: _Usd
+    """For a million tokens of output, reasoning included."""
+    cached_input_usd_per_mtok: _Usd | None = None
+    """For a million tokens of input read from the provider's cache; `None` for the price of other input."""
+    request_usd: _Usd | None = None
+    """For each request, besides its tokens; `None` for nothing."""
+
+
+_SettingsT = TypeVar("_SettingsT", bound=BaseModel)
 
 
 def read_settings(flags: Mapping[str, Any], *, folder: Path, environment: Mapping[str, str]) -> RunSettings:
@@ -56,8 +82,9 @@ def read_settings(flags: Mapping[str, Any], *, folder: Path, environment: Mappin
         SettingsError: A setting is unknown or does not fit; the message names its source.
     """
     file = _find(folder)
-    settings = RunSettings() if file is None else _checked(_read_file(file), lambda key: f"{file}: [run] {key}")
-    settings = _over(settings, _checked(_read_environment(environment), lambda key: _PREFIX + key.upper()))
+    settings = RunSettings() if file is None else _read_run(file)
+    in_environment = _read_environment(environment)
+    settings = _over(settings, _checked(RunSettings, in_environment, lambda key: _PREFIX + key.upper()))
     return _over(settings, flags_only(flags))
 
 
@@ -68,12 +95,37 @@ def flags_only(flags: Mapping[str, Any]) -> RunSettings:
         SettingsError: One does not fit.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    return _checked(given, lambda key: "--" + key.replace("_", "-"))
+    return _checked(RunSettings, given, lambda key: "--" + key.replace("_", "-"))
 
 
 def read_run_settings(flags: Mapping[str, Any]) -> RunSettings:
     """Return the settings that hold in this process."""
     return read_settings(flags, folder=Path.cwd(), environment=os.environ)
+
+
+def apply_price_settings(folder: Path) -> None:
+    """Set the prices of models that `flujo.toml` gives; without a file, or without prices in it, there are none to set.
+
+    Args:
+        folder: Where to look for the file, as `read_settings` does.
+
+    Raises:
+        SettingsError: A setting is unknown, is missing or does not fit; the message names the file.
+    """
+    file = _find(folder)
+    if file is None:
+        return
+    for model, price in _read_prices(file).items():
+        try:
+            set_price(
+                model,
+                input_usd_per_mtok=price.input_usd_per_mtok,
+                output_usd_per_mtok=price.output_usd_per_mtok,
+                cached_input_usd_per_mtok=price.cached_input_usd_per_mtok,
+                request_usd=price.request_usd,
+            )
+        except ConfigurationError as error:
+            raise SettingsError(f"{file}: [prices]: {error}") from error
 
 
 def project_folder(folder: Path) -> Path:
@@ -91,19 +143,37 @@ def _find(folder: Path) -> Path | None:
     return next((place / FILE_NAME for place in places if (place / FILE_NAME).is_file()), None)
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def _read_run(file: Path) -> RunSettings:
+    values = _read_table(file, "run")
+    _refuse_unknown(values, RunSettings.model_fields, f"{file}: [run]")
+    if isinstance(state_db := values.get("state_db"), str):
+        values = {**values, "state_db": file.parent / state_db}
+    return _checked(RunSettings, values, lambda key: f"{file}: [run] {key}")
+
+
+def _read_prices(file: Path) -> dict[str, PriceSettings]:
+    return {model: _read_price(file, model, values) for model, values in _read_table(file, "prices").items()}
+
+
+def _read_price(file: Path, model: str, values: object) -> PriceSettings:
+    if not isinstance(values, dict):
+        raise SettingsError(f"{file}: [prices] {model} is {values!r}; a price is a table, written {_TABLES['prices']}")
+    where = f'{file}: [prices."{model}"]'
+    found: dict[str, Any] = values  # pyright: ignore[reportUnknownVariableType]  # TOML is untyped
+    _refuse_unknown(found, PriceSettings.model_fields, where)
+    return _checked(PriceSettings, found, lambda key: f"{where} {key}")
+
+
+def _read_table(file: Path, name: str) -> dict[str, Any]:
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{file}: {error}") from error
-    _refuse_unknown(tables, ["run"], str(file))
-    values = tables.get("run", {})
+    _refuse_unknown(tables, _TABLES, str(file))
+    values: object = tables.get(name, {})
     if not isinstance(values, dict):
-        raise SettingsError(f"{file}: run is a table, written [run]")
-    _refuse_unknown(values, RunSettings.model_fields, f"{file}: [run]")  # pyright: ignore[reportUnknownArgumentType]  # TOML is untyped
+        raise SettingsError(f"{file}: {name} is a table, written {_TABLES[name]}")
     found: dict[str, Any] = values  # pyright: ignore[reportUnknownVariableType]  # TOML is untyped
-    if isinstance(state_db := found.get("state_db"), str):
-        found = {**found, "state_db": file.parent / state_db}
     return found
 
 
@@ -132,11 +202,13 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _checked(values: dict[str, Any], name_of: Callable[[str], str]) -> RunSettings:
+def _checked(kind: type[_SettingsT], values: dict[str, Any], name_of: Callable[[str], str]) -> _SettingsT:
     try:
-        return RunSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         (problem, *_) = error.errors(include_url=False)
         key = str(problem["loc"][0])
+        if problem["type"] == "missing":
+            raise SettingsError(f"{name_of(key)} is missing; give it a value") from error
         reason = problem["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{name_of(key)} is {values[key]!r}: {reason}") from error

@@ -13,7 +13,7 @@ import reprlib
 import types
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from numbers import Real
 from typing import Annotated, Any, Generic, Protocol, TypeVar, Union, runtime_checkable
@@ -52,8 +52,10 @@ class StreamAgent(Protocol[InT_contra, OutT_co]):
 SETTINGS = ("temperature", "top_k", "top_p")
 """Model settings of `StepConfig` that agents may ask for by keyword."""
 
-KEYWORDS = ("context", "resources", "feedback", *SETTINGS)
+KEYWORDS = ("context", "resources", "feedback", "meter", *SETTINGS)
 """What an agent may ask for by keyword: it gets what its signature names, and nothing else."""
+
+_BY_NAME_ONLY = ("feedback", "meter")  # who takes any keyword does not get them: it would only hand them on
 
 _NO_COST_REPORT: frozenset[type] = frozenset(
     {type(None), bool, int, float, complex, str, bytes, list, dict, tuple, set, frozenset, Decimal}
@@ -85,12 +87,14 @@ class Answer:
         cost: US dollars the answer reports, exact.
         tokens: Tokens the answer reports, input and output together.
         failure: Why there is no answer, or none that counts; `None` for a good one.
+        uncertain_cost: The part of `cost` that was charged because nobody knows whether it was spent.
     """
 
     output: Any = None
     cost: Decimal = ZERO
     tokens: int = 0
     failure: BaseException | None = None
+    uncertain_cost: Decimal = ZERO
 
 
 def read_answer(answer: Any) -> Answer:
@@ -207,6 +211,36 @@ class StreamedAnswer:
         return Answer(output, self.cost, self.tokens)
 
 
+class AdaptedAgent(Protocol):
+    """Stands for an agent of another library, which is called in a way of its own."""
+
+    @property
+    def output_type(self) -> Any:
+        """What the agent answers; `Any` if nobody knows."""
+        ...
+
+
+_ADAPTERS: dict[str, Callable[[Any], AdaptedAgent]] = {}
+
+
+def adapt_agents_of(package: str, adapter: Callable[[Any], AdaptedAgent]) -> None:
+    """Let what an adapter returns stand for every agent whose class, or a base of it, a package defines.
+
+    Args:
+        package: The name of a top-level package; it need not be imported.
+        adapter: Called with an agent when a step gets it.
+    """
+    _ADAPTERS[package] = adapter
+
+
+def _adapted(agent: object) -> AdaptedAgent | None:
+    for base in type(agent).__mro__:
+        adapter = _ADAPTERS.get(base.__module__.partition(".")[0])
+        if adapter is not None:
+            return adapter(agent)
+    return None
+
+
 @dataclass(slots=True, frozen=True)
 class AgentCall(Generic[InT, OutT]):
     """How an agent is called; made once, when its step is declared.
@@ -221,6 +255,7 @@ class AgentCall(Generic[InT, OutT]):
         output_type: The annotation of its answer, `Any` if there is none or if it streams.
         context_type: The annotation of its `context`, `Any` if there is none.
         is_coroutine: Whether `run` always gives an awaitable.
+        is_metered: Whether the agent reserves by itself what its calls may cost.
     """
 
     run: Callable[..., Any] | None
@@ -232,6 +267,7 @@ class AgentCall(Generic[InT, OutT]):
     output_type: Any
     context_type: Any
     is_coroutine: bool
+    is_metered: bool
 
     @classmethod
     def of(cls, agent: object, step_name: str) -> "AgentCall[Any, Any]":
@@ -240,17 +276,22 @@ class AgentCall(Generic[InT, OutT]):
         Raises:
             ConfigurationError: It is nothing that can be called with a step's input.
         """
+        adapted = _adapted(agent)
+        if adapted is not None:
+            return replace(cls.of(adapted, step_name), output_type=adapted.output_type)
         run, stream = _entry_points(agent, step_name)
         target = run or stream
         assert target is not None, "an agent has at least one entry point"
         hints = _type_hints(target)
         first, others = _parameters(target, step_name)
         streamed = others if stream is None or run is None else _parameters(stream, step_name)[1]
+        keywords = _keywords(others, target, step_name)
+        stream_keywords = _keywords(streamed, stream or target, step_name)
         return cls(
             run=run,
             stream=stream,
-            keywords=_keywords(others, target, step_name),
-            stream_keywords=_keywords(streamed, stream or target, step_name),
+            keywords=keywords,
+            stream_keywords=stream_keywords,
             needed_settings=frozenset(
                 parameter.name
                 for parameter in (*others, *streamed)
@@ -260,6 +301,7 @@ class AgentCall(Generic[InT, OutT]):
             output_type=_answer_type(hints.get("return", Any), streams=run is None),
             context_type=hints.get("context", Any),
             is_coroutine=inspect.iscoroutinefunction(run),
+            is_metered="meter" in keywords | stream_keywords,
         )
 
     @property
@@ -366,7 +408,7 @@ def _keywords(parameters: list[inspect.Parameter], target: Callable[..., Any], s
     asked: set[str] = set()
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            asked.update(name for name in KEYWORDS if name != "feedback")
+            asked.update(name for name in KEYWORDS if name not in _BY_NAME_ONLY)
         elif parameter.name in KEYWORDS and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
             asked.add(parameter.name)
         elif parameter.default is _EMPTY and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:

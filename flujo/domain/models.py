@@ -5,7 +5,7 @@ import uuid
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -119,11 +119,21 @@ class UsageLimits(BaseModel):
     """US dollars, exact (a float is read as the decimal it prints as); `None` for no limit."""
     total_tokens_limit: Annotated[int, Field(ge=0)] | None = None
     """Tokens, input and output together; `None` for no limit."""
+    mode: Literal["hard", "after"] = "hard"
+    """Whether calls of which it is known what they can cost are reserved before they are made, so that the limit holds
+    at every moment, or only what was spent is checked after each step."""
+    min_output_tokens: Annotated[int, Field(ge=1)] = 16
+    """The fewest output tokens that an answer is worth asking for when little is left."""
 
     if TYPE_CHECKING:  # checkers would demand the type that a field has in the end, though a float is welcome
 
         def __init__(
-            self, *, total_cost_usd_limit: Decimal | float | None = None, total_tokens_limit: int | None = None
+            self,
+            *,
+            total_cost_usd_limit: Decimal | float | None = None,
+            total_tokens_limit: int | None = None,
+            mode: Literal["hard", "after"] = "hard",
+            min_output_tokens: int = 16,
         ) -> None: ...
 
 

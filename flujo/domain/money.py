@@ -23,6 +23,9 @@ _LARGEST_EXPONENT = 15
 add_usd = _EXACT.add
 """The exact sum of two amounts."""
 
+subtract_usd = _EXACT.subtract
+"""The exact difference of two amounts."""
+
 
 def exact_usd(amount: Decimal | float | int) -> Decimal:
     """Return an amount of dollars as an exact decimal.

@@ -4,6 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from typing import Any, Protocol, Unpack, cast, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,7 @@ from typing_extensions import TypeVar
 
 from flujo.domain.agents import SETTINGS, AgentCall
 from flujo.domain.models import UsageLimits
+from flujo.domain.money import exact_usd
 from flujo.domain.pipeline import BaseStep, ValidationReport, mismatch
 from flujo.domain.policies import (
     AgentProcessors,
@@ -41,6 +43,7 @@ class StepOptions(StepConfigValues, total=False):
     persist_validation_results_to: str | None
     failure_handlers: Sequence[Callable[[], object]]
     strict: bool
+    max_cost_usd: Decimal | float | None
     meta: Mapping[str, Any] | None
 
 
@@ -54,6 +57,7 @@ class AgentStep(BaseStep[InT, OutT]):
         processors: Processors of input and output.
         updates_context: Whether the output is merged into the context.
         is_strict: Whether a failed validation fails the step.
+        max_cost: The most US dollars that one call of the agent costs, exact; `None` if the user gave no bound.
         is_judged: Whether an output has to pass anything after it came.
     """
 
@@ -74,6 +78,7 @@ class AgentStep(BaseStep[InT, OutT]):
         persist_validation_results_to: str | None = None,
         failure_handlers: Sequence[Callable[[], object]] = (),
         strict: bool = True,
+        max_cost_usd: Decimal | float | None = None,
         meta: Mapping[str, Any] | None = None,
         **config_values: Unpack[StepConfigValues],
     ) -> None:
@@ -88,6 +93,7 @@ class AgentStep(BaseStep[InT, OutT]):
         self.persist_validation_results_to = persist_validation_results_to
         self.failure_handlers = tuple(_checked_handlers(name, failure_handlers))
         self.is_strict = strict
+        self.max_cost = None if max_cost_usd is None else _checked_cost(name, max_cost_usd)
         self.is_judged = bool(self.plugins or self.validators or self.processors.output_processors)
         self.settings = {setting: value for setting in SETTINGS if (value := getattr(self.config, setting)) is not None}
         self.bind(agent)
@@ -244,6 +250,13 @@ def _checked_processors(name: str, processors: object) -> AgentProcessors:
             )
         check_method(name, each, each.process, "data", "context")
     return processors
+
+
+def _checked_cost(name: str, max_cost_usd: Decimal | float) -> Decimal:
+    try:
+        return exact_usd(max_cost_usd)
+    except ValueError as error:
+        raise ConfigurationError(f"step {name!r}: max_cost_usd is {max_cost_usd!r}; {error}") from None
 
 
 def _checked_handlers(name: str, handlers: Iterable[Callable[[], object]]) -> Iterator[Callable[[], object]]:

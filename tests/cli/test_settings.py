@@ -1,11 +1,15 @@
-"""Settings of `flujo run`: the file, then the environment, then flags, the later winning."""
+"""Settings of `flujo run`: the file, then the environment, then flags, the later winning; prices in the file only."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from flujo import SettingsError, UsageLimits
-from flujo.cli.settings import read_settings
+from flujo.agents.prices import TokenUsage, find_price, reset_prices
+from flujo.cli.settings import apply_price_settings, read_settings
 
 
 def limits_of(
@@ -110,3 +114,100 @@ def test_a_limit_of_dollars_is_an_amount(value: str, tmp_path: Path) -> None:
         limits_of(tmp_path, flags={"limit_usd": value})
 
     assert str(caught.value) == f"--limit-usd is {value!r}: an amount of dollars is a number, 0 or more"
+
+
+@pytest.fixture
+def no_prices_set() -> Iterator[None]:
+    """Leave no price behind."""
+    yield
+    reset_prices()
+
+
+@pytest.mark.usefixtures("no_prices_set")
+def test_prices_come_from_the_file(tmp_path: Path) -> None:
+    """A price is that which the nearest file gives, exact, and the same file may have other settings."""
+    below = tmp_path / "deep"
+    below.mkdir()
+    (tmp_path / "flujo.toml").write_text(
+        """
+        [run]
+        limit_tokens = 10
+        [prices."openai:my-own"]
+        input_usd_per_mtok = 1.5
+        output_usd_per_mtok = 6
+        cached_input_usd_per_mtok = 0.75
+        request_usd = 0.01
+        [prices."openai:gpt-4o"]
+        input_usd_per_mtok = 0.1
+        output_usd_per_mtok = 0
+        """
+    )
+
+    apply_price_settings(below)
+
+    mine, known = find_price("openai:my-own"), find_price("openai:gpt-4o")
+    assert mine is not None
+    assert known is not None
+    usage = TokenUsage(input_tokens=1000, cached_input_tokens=400, output_tokens=100)
+    assert mine.cost(usage, datetime(2026, 1, 1, tzinfo=UTC)) == Decimal("0.0118")
+    assert known.bound(1_000_000, 1_000_000) == Decimal("0.1")
+    assert limits_of(below) == UsageLimits(total_tokens_limit=10)
+
+
+@pytest.mark.parametrize("toml", [None, "", "[run]\nlimit_usd = 1\n", "[prices]\n"])
+def test_without_prices_none_are_set(toml: str | None, tmp_path: Path) -> None:
+    """A file need not give prices."""
+    if toml is not None:
+        (tmp_path / "flujo.toml").write_text(toml)
+
+    apply_price_settings(tmp_path)
+
+    assert find_price("openai:my-own") is None
+
+
+@pytest.mark.usefixtures("no_prices_set")
+@pytest.mark.parametrize(
+    ("toml", "reason"),
+    [
+        ("prices = 1", 'prices is a table, written [prices."provider:model"]'),
+        ("[price]", "has no setting 'price'; did you mean prices?"),
+        (
+            "[prices]\ngpt = 1",
+            '[prices] gpt is 1; a price is a table, written [prices."provider:model"]',
+        ),
+        (
+            '[prices."a:m"]\ninput_usd_per_mtok = 1\noutput_usd_per_tok = 1',
+            "[prices.\"a:m\"] has no setting 'output_usd_per_tok'; did you mean output_usd_per_mtok?",
+        ),
+        (
+            '[prices."a:m"]\ninput_usd_per_mtok = 1\nzzz = 1',
+            "[prices.\"a:m\"] has no setting 'zzz'; known are input_usd_per_mtok, output_usd_per_mtok",
+        ),
+        (
+            '[prices."a:m"]\ninput_usd_per_mtok = 1',
+            '[prices."a:m"] output_usd_per_mtok is missing; give it a value',
+        ),
+        (
+            '[prices."a:m"]\ninput_usd_per_mtok = -1\noutput_usd_per_mtok = 1',
+            '[prices."a:m"] input_usd_per_mtok is -1: an amount of dollars is a number, 0 or more',
+        ),
+        (
+            '[prices."a:m"]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = nan',
+            '[prices."a:m"] output_usd_per_mtok is nan: an amount of dollars is a number, 0 or more',
+        ),
+        (
+            "[prices.gpt-4o]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1",
+            "[prices]: the model 'gpt-4o' has no provider or no name; write \"provider:model\"",
+        ),
+        ("[prices.a:m]", "flujo.toml: "),
+    ],
+)
+def test_a_wrong_price_is_refused(toml: str, reason: str, tmp_path: Path) -> None:
+    """The message names the file, the table, the setting and its value, and says what to do."""
+    (tmp_path / "flujo.toml").write_text(toml + "\n")
+
+    with pytest.raises(SettingsError) as caught:
+        apply_price_settings(tmp_path)
+
+    assert str(caught.value).startswith(str(tmp_path / "flujo.toml"))
+    assert reason in str(caught.value)

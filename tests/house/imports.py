@@ -27,7 +27,12 @@ LAYERS: Sequence[Sequence[str]] = (
 )
 """The house, lowest layer first. The longest name that fits a module decides; the root stands for itself only."""
 
-LAZY_IMPORTS: Mapping[str, Set[str]] = {"flujo.state.postgres": {"psycopg", "psycopg_pool"}}
+LAZY_IMPORTS: Mapping[str, Set[str]] = {
+    "flujo.agents.making": {"pydantic_ai"},
+    "flujo.agents.model_agent": {"flujo", "pydantic_ai"},
+    "flujo.agents.prices": {"genai_prices"},
+    "flujo.state.postgres": {"psycopg", "psycopg_pool"},
+}
 """By module, the optional or heavy libraries that its functions may import: the one module that wraps them."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from types import AsyncGeneratorType
 from typing import Any, TypeGuard, TypeVar
 
+from flujo.application.core.call_meter import CallMeter
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
@@ -39,15 +40,18 @@ async def ask(
     """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
     streamed: StreamedAnswer | None = None
     control, timeout_s = frame.scope.control, step.config.timeout_s
+    meter = CallMeter(frame.usage, control) if call.is_metered or step.max_cost is not None else None
     is_ending = False
     try:
+        if meter is not None and step.max_cost is not None:
+            await within_deadline(control, meter.begin(step.max_cost))
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
-            given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback))
+            given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback, meter))
             streamed = StreamedAnswer()
         else:
             assert call.run is not None, "an agent that does not stream runs"
             asked = call.keywords
-            given = call.run(data, **_keywords(call, asked, step, frame, feedback)) if asked else call.run(data)
+            given = call.run(data, **_keywords(call, asked, step, frame, feedback, meter)) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
                 bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), given)
                 given, is_ending = await await_call(control, bounded)
@@ -67,15 +71,22 @@ async def ask(
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
         if is_cancelled():
             control.in_flight.append(_place(frame))
-            spent = _failed(cancelled.__cause__ or cancelled, streamed)
-            await frame.usage.add_usage(spent.cost, spent.tokens)
+            await _charge(_failed(cancelled.__cause__ or cancelled, streamed), meter, frame)
             raise
-    if answer.cost or answer.tokens:
-        await frame.usage.add_usage(answer.cost, answer.tokens)
+    if answer.cost or answer.tokens or meter is not None:
+        await _charge(answer, meter, frame)
     if is_ending:
         control.in_flight.append(_place(frame))
         raise asyncio.CancelledError
     return answer
+
+
+async def _charge(answer: Answer, meter: CallMeter | None, frame: ExecutionFrame[Any]) -> None:
+    """Charge what a call came to, but for what its meter has charged already."""
+    if meter is not None and meter.is_used:
+        meter.end(answer)
+    elif answer.cost or answer.tokens:
+        await frame.usage.add_usage(answer.cost, answer.tokens)
 
 
 def _place(frame: ExecutionFrame[Any]) -> str:
@@ -88,6 +99,7 @@ def _keywords(
     step: AgentStep[Any, Any],
     frame: ExecutionFrame[Any],
     feedback: str | None,
+    meter: CallMeter | None,
 ) -> dict[str, Any]:
     """Return those of the keyword arguments that the agent asks for; a setting it needs has a value, if only `None`."""
     if not asked:
@@ -96,6 +108,7 @@ def _keywords(
         "context": frame.context,
         "resources": frame.scope.resources,
         "feedback": feedback,
+        "meter": meter,
         **dict.fromkeys(call.needed_settings),
         **step.settings,
     }

@@ -32,6 +32,10 @@ from flujo.exceptions import (
     NonRetryableError,
     PausedException,
     PipelineAbortSignal,
+    PricingNotConfiguredError,
+    RefusedCallError,
+    RetryLaterError,
+    UnboundedCallError,
 )
 from flujo.utils.narrowing import is_dict
 
@@ -40,6 +44,10 @@ _log = logging.getLogger("flujo.steps")
 
 _FINAL = (NonRetryableError, ContextUpdateError)
 """Failures that another attempt would only repeat."""
+
+
+UNCERTAIN = "uncertain_cost_usd"
+"""The key of `metadata_` with the dollars that were charged for calls of which nobody knows what they cost."""
 
 
 class _RefusedError(Exception):
@@ -61,8 +69,14 @@ class _Attempts:
         if answer.cost:
             self.cost = add_usd(self.cost, answer.cost)
         self.tokens += answer.tokens
+        if answer.uncertain_cost:
+            self._note_uncertain(answer.uncertain_cost)
         if answer.failure is None or answer.output is not None:  # what was paid for is kept
             self.output = answer.output
+
+    def _note_uncertain(self, cost: Decimal) -> None:
+        said = self.metadata or {}
+        self.metadata = {**said, UNCERTAIN: add_usd(said.get(UNCERTAIN, ZERO), cost)}
 
     def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:
         return StepResult(
@@ -108,6 +122,10 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         answer = await ask(turn.call, step, frame, asked, turn.feedback)
         attempts.add(answer)
         failure = answer.failure
+        if isinstance(failure, (PricingNotConfiguredError, UnboundedCallError)):
+            spent = attempts.result(step, success=False, feedback=str(failure))
+            frame.scope.control.unfinished[failure] = frame.path, spent
+            raise failure
         if failure is None and step.is_judged:
             failure = await _judge(step, frame, attempts, turn)
         if failure is None:
@@ -122,6 +140,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
         if durable is not None and left:  # what the last one comes to is stored as the step's own end
             await durable.spend(frame.path, attempts.result(step, feedback=turn.feedback))
+        if left and isinstance(failure, RetryLaterError):
+            await within_deadline(frame.scope.control, asyncio.sleep(failure.after_s))
     await _tell_failure_handlers(step)
     return attempts.result(step, success=False, feedback=why)
 
@@ -169,6 +189,8 @@ def _end_at_once(
         return attempts.result(step, status="aborted", feedback=str(failure))
     if isinstance(failure, CutShortError):
         return attempts.result(step, status="stopped", feedback=f"cut short: {failure}")
+    if isinstance(failure, RefusedCallError):
+        return attempts.result(step, status="stopped", feedback=f"refused: {failure}")
     return None
 
 
@@ -191,7 +213,7 @@ async def _judge(
     if verdict.feedback is None:
         return None
     if not step.is_strict:
-        attempts.metadata = {"failed_validations": verdict.failed}
+        attempts.metadata = {**(attempts.metadata or {}), "failed_validations": verdict.failed}
         return None
     turn.feedback = verdict.feedback
     if verdict.redirect_to is not None:

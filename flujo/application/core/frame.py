@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from flujo.application.core.admissions import Admissions
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.resources import BroughtResources
 from flujo.application.core.state_manager import CheckpointT, StateManager
@@ -60,6 +61,8 @@ class RunControl:
         is_cutting: Whether a breach has cut short the calls that were in flight.
         unfinished: By error that ends the run, the step that it came out of so far: its path, and what it came to.
         steps: How many steps have been begun, those of one-step pipelines counted once.
+        admissions: Where calls wait until what they may cost fits into the limits.
+        settling: The task whose call is being charged: it has its answer, so that it is not cut short.
     """
 
     is_limited: bool = False
@@ -73,6 +76,8 @@ class RunControl:
         default_factory=dict[BaseException, tuple[StepPath, StepResult]]
     )
     steps: int = 0
+    admissions: Admissions = field(default_factory=Admissions)
+    settling: "asyncio.Task[Any] | None" = None
 
     def waiting_below(self, path: StepPath) -> list[Waiting]:
         """Return those of the waiting steps that are within the step at `path`."""
@@ -90,9 +95,17 @@ class RunControl:
         """
         if self.halt is None or self.halt.status == "aborted":
             self.halt = Halt("stopped", reason)
-        if self.calls and not self.is_cutting:
+            self.admissions.refuse_all(reason)
+        in_flight = tuple((task, call) for task, call in self.calls.items() if task is not self.settling)
+        if in_flight and not self.is_cutting:
             self.is_cutting = True
-            asyncio.get_running_loop().call_soon(self._cut_short, tuple(self.calls.items()), _ANSWER_TURNS)
+            asyncio.get_running_loop().call_soon(self._cut_short, in_flight, _ANSWER_TURNS)
+
+    def refuse(self, reason: str) -> None:
+        """Let nothing more start: a call could pass a limit. Calls in flight fit, and run to their end."""
+        if self.halt is None:
+            self.halt = Halt("stopped", reason)
+            self.admissions.refuse_all(reason)
 
     def _cut_short(self, in_flight: tuple[tuple["asyncio.Task[Any]", object], ...], turns: int) -> None:
         """Cancel those of the calls that are in flight still, once answers on their way had turns to arrive."""
@@ -127,6 +140,7 @@ class RunControl:
         """Let nothing more start; calls in flight run to their end."""
         if self.halt is None:
             self.halt = Halt("aborted", reason)
+            self.admissions.refuse_all(reason)
 
 
 class DurableRun(Protocol):

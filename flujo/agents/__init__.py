@@ -1,0 +1,1 @@
+"""Real agents, their models, and what those cost."""

@@ -1,0 +1,256 @@
+"""A pydantic-ai model whose every request is reserved before it is sent, and charged by what it did use.
+
+Imported only once an agent of pydantic-ai is run, because pydantic-ai takes a second to import.
+"""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, UserPromptPart
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.tools import RunContext
+from pydantic_ai.usage import RequestUsage
+from pydantic_core import to_json
+
+from flujo.agents.prices import Price, TokenUsage, find_price
+from flujo.domain.metering import Bound, Meter, Reservation
+from flujo.domain.money import ZERO
+from flujo.exceptions import PricingNotConfiguredError, UnboundedCallError
+from flujo.utils.narrowing import is_dict, is_list
+
+_log = logging.getLogger("flujo.agents")
+
+DEFAULT_MAX_TOKENS = 4_096
+"""The most output tokens of a request under a limit whose settings do not say how many it may have."""
+
+_ADDED_TO_REQUEST = 32  # tokens; more than any provider adds, the same goes for those below
+_ADDED_TO_PART = 32
+_ADDED_FOR_TOOLS = 1_024
+_NOT_SENT = {
+    *("timestamp", "part_kind", "metadata", "outcome", "tool_kind", "dynamic_ref", "context_id", "scope", "id"),
+    *("provider_name", "provider_details", "allow_text_output", "output_mode"),
+}
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of httpx2: no connection, so nothing to bill
+
+
+@dataclass(slots=True)
+class _ModelCall:
+    """One request to a model: so many input tokens at the most, and as many output tokens as are granted."""
+
+    input_tokens: int
+    max_output_tokens: int
+    min_output_tokens: int
+    price: Price | None
+
+    @property
+    def least(self) -> Bound:
+        return self._bound(min(self.min_output_tokens, self.max_output_tokens))
+
+    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
+        granted = self.max_output_tokens
+        if tokens is not None:
+            granted = min(granted, tokens - self.input_tokens)
+        if usd is not None and self.price is not None:
+            affordable = self.price.affordable_output_tokens(self.input_tokens, usd)
+            granted = granted if affordable is None else min(granted, affordable)
+        if granted < min(self.min_output_tokens, self.max_output_tokens):
+            return None
+        return self._bound(granted)
+
+    def _bound(self, output_tokens: int) -> Bound:
+        cost = ZERO if self.price is None else self.price.bound(self.input_tokens, output_tokens)
+        return Bound(cost, self.input_tokens + output_tokens)
+
+
+class MeteredModel(WrapperModel):
+    """A model whose requests are reserved and charged, one by one.
+
+    Args:
+        wrapped: The model that is asked.
+        meter: Reserves and charges.
+    """
+
+    def __init__(self, wrapped: Model, meter: Meter) -> None:
+        super().__init__(wrapped)
+        self._meter = meter
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Ask the model once."""
+        call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
+        settings = self._granted(call, reservation, model_settings)
+        try:
+            response = await self.wrapped.request(messages, settings, model_request_parameters)
+        except BaseException as error:
+            _end_failed(reservation, error)
+            raise
+        _settle(reservation, call, response.usage, response.provider_details)
+        return response
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Ask the model once, and hand on its answer as it comes."""
+        call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
+        settings = self._granted(call, reservation, model_settings)
+        try:
+            async with self.wrapped.request_stream(
+                messages, settings, model_request_parameters, run_context
+            ) as response:
+                yield response
+        except BaseException as error:
+            _end_failed(reservation, error)
+            raise
+        _settle(reservation, call, response.usage, response.provider_details)
+
+    async def _reserve(
+        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
+    ) -> tuple[_ModelCall, Reservation]:
+        model = self.wrapped
+        price = find_price(model.model_name, provider=model.system)
+        if price is None:
+            _miss_price(f"{model.system}:{model.model_name}", is_needed=self._meter.has_usd_limit)
+        if self._meter.has_limit:
+            _refuse_unbounded(messages)
+        effective = merge_model_settings(model.settings, settings) or ModelSettings()
+        call = _ModelCall(
+            input_tokens=_most_input_tokens(messages, parameters),
+            max_output_tokens=effective["max_tokens"] if "max_tokens" in effective else DEFAULT_MAX_TOKENS,  # noqa: SIM401 - `get` has no type that is wholly known
+            min_output_tokens=self._meter.min_output_tokens,
+            price=price,
+        )
+        return call, await self._meter.reserve(call)
+
+    def _granted(
+        self, call: _ModelCall, reservation: Reservation, settings: ModelSettings | None
+    ) -> ModelSettings | None:
+        """Return the settings of the request: no more output than is reserved, and no retries by the client itself."""
+        granted: ModelSettings = {**(settings or {}), "max_retries": 0}
+        if self._meter.has_limit:
+            granted["max_tokens"] = reservation.bound.tokens - call.input_tokens
+        return granted
+
+
+class Metered(AbstractCapability[Any]):
+    """Lets every request of an agent's run be reserved and charged, whatever model serves it in the end.
+
+    Args:
+        meter: Reserves and charges.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def get_wrapper_model(self, model: Model) -> Model:
+        """Return the model as one that is metered."""
+        return MeteredModel(model, self._meter)
+
+
+def _most_input_tokens(messages: list[ModelMessage], parameters: ModelRequestParameters) -> int:
+    """Return a number of tokens that a request does not pass.
+
+    A token stands for at least one byte of text; to that comes what providers add around each part and for tools.
+    """
+    parts = [
+        part for message in ModelMessagesTypeAdapter.dump_python(messages, mode="json") for part in message["parts"]
+    ]
+    told = _sent(json.loads(to_json(parameters, fallback=repr)))
+    tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
+    added = _ADDED_TO_REQUEST + _ADDED_TO_PART * len(parts) + (_ADDED_FOR_TOOLS if tools else 0)
+    return added + len(to_json(_sent(parts))) + len(to_json(told))
+
+
+def _sent(value: Any) -> Any:
+    """Return JSON without what is empty, or of no concern to a provider."""
+    if is_dict(value):
+        return {key: _sent(inner) for key, inner in value.items() if inner and key not in _NOT_SENT}
+    return [_sent(inner) for inner in value] if is_list(value) else value
+
+
+def _refuse_unbounded(messages: list[ModelMessage]) -> None:
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
+                other = next((content for content in part.content if not isinstance(content, str)), None)
+                if other is not None:
+                    raise UnboundedCallError(
+                        f"nobody knows how many tokens a {type(other).__name__} is, so a limit cannot hold for a "
+                        "request with one; say what a call costs at the most with Step(..., max_cost_usd=...)"
+                    )
+
+
+def _end_failed(reservation: Reservation, error: BaseException) -> None:
+    """Charge nothing for a request that was answered by an HTTP error or never sent, and all of it for others."""
+    is_refused = isinstance(error, ModelHTTPError) and not error.in_stream
+    if is_refused or (isinstance(error, ModelAPIError) and _was_never_sent(error)):
+        reservation.release()
+    else:
+        reservation.lose()
+
+
+def _was_never_sent(error: BaseException) -> bool:
+    seen = set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if type(cause).__name__ in _NEVER_SENT:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _settle(reservation: Reservation, call: _ModelCall, usage: RequestUsage, details: Mapping[str, Any] | None) -> None:
+    """Charge what the provider says it used; all that was reserved if it does not say."""
+    if not usage.input_tokens and not usage.output_tokens:
+        reservation.lose()
+        return
+    variant = {name: value for name, value in (details or {}).items() if isinstance(value, str)}
+    cost = ZERO if call.price is None else call.price.cost(_token_usage(usage), datetime.now(UTC), variant=variant)
+    reservation.settle(cost, usage.input_tokens + usage.output_tokens)
+
+
+def _token_usage(usage: RequestUsage) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        input_audio_tokens=usage.input_audio_tokens,
+        cached_audio_tokens=usage.cache_audio_read_tokens,
+        output_audio_tokens=usage.output_audio_tokens,
+    )
+
+
+def _miss_price(model: str, *, is_needed: bool) -> None:
+    if is_needed:
+        raise PricingNotConfiguredError(
+            f"no price is known for the model {model!r}, so a limit in dollars cannot hold; "
+            f"give it one with set_price({model!r}, input_usd_per_mtok=..., output_usd_per_mtok=...)",
+            model=model,
+        )
+    _warn_once(model)
+
+
+@cache
+def _warn_once(model: str) -> None:
+    _log.warning("no price is known for the model %r: what it costs is not counted; see set_price", model)

@@ -1,0 +1,128 @@
+"""An agent of pydantic-ai as an agent of flujo's: its input, its settings, its limits and its errors.
+
+pydantic-ai is imported when such an agent is first run.
+"""
+
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from flujo.domain.agents import AdaptedAgent
+from flujo.domain.metering import Meter
+from flujo.exceptions import NonRetryableError, RetryLaterError
+from flujo.utils.narrowing import is_list
+
+if TYPE_CHECKING:
+    from pydantic_ai import Agent
+
+
+class ModelAgent:
+    """Runs an agent of pydantic-ai with every request of its model metered.
+
+    Args:
+        agent: The agent.
+    """
+
+    def __init__(self, agent: "Agent[Any, Any]") -> None:
+        self.agent = agent
+
+    @property
+    def output_type(self) -> Any:
+        """What the agent answers, if that is one class."""
+        kind = self.agent.output_type
+        return kind if isinstance(kind, type) else Any
+
+    def __repr__(self) -> str:
+        return f"ModelAgent({self.agent.name!r})"
+
+    async def run(
+        self,
+        data: Any,
+        *,
+        meter: Meter,
+        context: Any = None,
+        resources: Any = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+    ) -> Any:
+        """Answer one input."""
+        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        with _told_apart():
+            return (await self.agent.run(_prompt(data), **options)).output
+
+    def _options(self, meter: Meter, context: Any, resources: Any, **settings: Any) -> dict[str, Any]:
+        """Return how a run of the agent differs from one by itself."""
+        from pydantic_ai.usage import RunUsage, UsageLimits
+
+        from flujo.agents.metered_model import Metered
+
+        return {
+            "deps": self._deps(context, resources),
+            "model_settings": {name: value for name, value in settings.items() if value is not None},
+            "usage": RunUsage(),
+            "usage_limits": UsageLimits(request_limit=None),  # those of flujo hold
+            "capabilities": [Metered(meter)],
+        }
+
+    def _deps(self, context: Any, resources: Any) -> Any:
+        """Return what the agent's tools depend on: the resources or the context, whichever is of the declared type."""
+        kind = self.agent.deps_type
+        return next((each for each in (resources, context) if isinstance(each, kind)), None)
+
+
+class TextAgent(ModelAgent):
+    """Runs an agent of pydantic-ai that answers with text, which may be handed on as it comes."""
+
+    async def stream(
+        self,
+        data: Any,
+        *,
+        meter: Meter,
+        context: Any = None,
+        resources: Any = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+    ) -> AsyncIterator[str]:
+        """Answer one input, piece by piece."""
+        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        with _told_apart():
+            async with self.agent.run_stream(_prompt(data), **options) as result:
+                async for piece in result.stream_text(delta=True, debounce_by=None):
+                    yield piece
+
+
+def adapt(agent: "Agent[Any, Any]") -> AdaptedAgent:
+    """Return what runs an agent of pydantic-ai in a step."""
+    return TextAgent(agent) if agent.output_type is str else ModelAgent(agent)
+
+
+@contextmanager
+def _told_apart() -> Generator[None]:
+    """Raise errors of providers as what they mean for the next attempt."""
+    from pydantic_ai.exceptions import ContentFilterError, ModelAPIError, ModelAuthenticationError
+
+    try:
+        yield
+    except (ModelAuthenticationError, ContentFilterError) as error:
+        raise NonRetryableError(str(error)) from error
+    except ModelAPIError as error:
+        if error.retry_after is None:
+            raise
+        raise RetryLaterError(str(error), after_s=error.retry_after) from error
+
+
+def _prompt(data: Any) -> Any:
+    """Return a step's input as a model takes it: text and files as they are, other values as JSON."""
+    if data is None or isinstance(data, str) or _is_content(data):
+        return data
+    return to_json(data, fallback=str).decode()
+
+
+def _is_content(data: Any) -> bool:
+    """Tell whether a value is a list of text and files, or one file."""
+    parts = data if is_list(data) else [data]
+    return any(type(part).__module__.startswith("pydantic_ai.") for part in parts)

@@ -1,0 +1,168 @@
+"""Reserves and charges what one attempt at an agent's step uses, call by call."""
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from flujo.application.core.frame import RunControl
+from flujo.application.core.usage_governor import UsageGovernor
+from flujo.domain.agents import Answer
+from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
+from flujo.domain.money import ZERO, add_usd
+from flujo.exceptions import RefusedCallError
+
+
+@dataclass(slots=True)
+class CallMeter:
+    """The meter of one attempt.
+
+    Attributes:
+        cost: US dollars that its calls were charged.
+        tokens: Tokens that its calls were charged.
+        uncertain_cost: The part of `cost` of which nobody knows whether it was spent.
+        part_cost: US dollars that calls used which are parts of an attempt that is reserved as a whole.
+        part_tokens: Tokens that they used.
+        is_used: Whether it was asked to reserve anything, so that what the answer reports is charged already.
+    """
+
+    _usage: UsageGovernor
+    _control: RunControl
+    cost: Decimal = ZERO
+    tokens: int = 0
+    uncertain_cost: Decimal = ZERO
+    is_used: bool = False
+    part_cost: Decimal = ZERO
+    part_tokens: int = 0
+    _task: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
+    _whole: Reservation | None = None
+    _open: list["_MeteredReservation"] = field(default_factory=list["_MeteredReservation"])
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether a limit has to hold at every moment; if the attempt as a whole is reserved, that is enough."""
+        return self._whole is None and self._usage.has_limit
+
+    @property
+    def has_usd_limit(self) -> bool:
+        """Whether a limit in dollars has to hold at every moment; likewise."""
+        return self._whole is None and self._usage.has_usd_limit
+
+    @property
+    def min_output_tokens(self) -> int:
+        """The fewest output tokens that an answer is worth asking for."""
+        return self._usage.min_output_tokens
+
+    async def reserve(self, call: BoundedCall) -> Reservation:
+        """Set aside what a call can use; see `Meter`.
+
+        Raises:
+            RefusedCallError: It does not fit, or nothing more may start in the run.
+        """
+        if self._whole is not None:
+            return self._part(call)
+        self.is_used = True
+        if (halt := self._control.halt) is not None:
+            raise RefusedCallError(halt.reason)
+        try:
+            held = await self._usage.reserve(call)
+        except RefusedCallError as refused:
+            self._control.refuse(str(refused))
+            raise
+        reservation = _MeteredReservation(held, self)
+        self._open.append(reservation)
+        return reservation
+
+    def _part(self, call: BoundedCall) -> Reservation:
+        """Return what stands for a call within an attempt that is reserved as a whole: it only counts."""
+        bound = call.within(None, None)
+        assert bound is not None, "every call fits where there is no limit"
+        return _Part(bound, self)
+
+    async def begin(self, max_cost: Decimal) -> None:
+        """Set aside the most that the attempt as a whole can cost; what its answer reports settles it."""
+        self._whole = await self.reserve(FixedCall(Bound(max_cost)))
+
+    def end(self, answer: Answer) -> None:
+        """Charge what is reserved still, and let the answer say what was charged in all.
+
+        What an attempt did not say of its calls counts as all that was reserved for them.
+        """
+        cost, tokens = add_usd(answer.cost, self.part_cost), answer.tokens + self.part_tokens
+        if self._whole is not None and (answer.failure is None or cost or tokens):
+            self._whole.settle(cost, tokens)
+        for reservation in list(self._open):
+            reservation.lose()
+        answer.cost, answer.tokens, answer.uncertain_cost = self.cost, self.tokens, self.uncertain_cost
+
+    @contextmanager
+    def settling(self) -> Generator[None]:
+        """Let a breach that a charge of this attempt causes not cut the attempt short, which has what it is for."""
+        self._control.settling = self._task
+        try:
+            yield
+        finally:
+            self._control.settling = None
+
+    def take_back(self, reservation: "_MeteredReservation") -> bool:
+        """Note that a reservation has ended; tell whether it had not before."""
+        if reservation not in self._open:
+            return False
+        self._open.remove(reservation)
+        return True
+
+    def add(self, cost: Decimal, tokens: int) -> None:
+        """Count what a call was charged."""
+        self.cost, self.tokens = add_usd(self.cost, cost), self.tokens + tokens
+
+
+@dataclass(slots=True, eq=False)
+class _MeteredReservation:
+    """A reservation whose end its meter is told of first, because the end may be the end of the run."""
+
+    held: Reservation
+    meter: CallMeter
+
+    @property
+    def bound(self) -> Bound:
+        return self.held.bound
+
+    def settle(self, cost: Decimal, tokens: int) -> None:
+        if self.meter.take_back(self):
+            self.meter.add(cost, tokens)
+            with self.meter.settling():
+                self.held.settle(cost, tokens)
+
+    def release(self) -> None:
+        if self.meter.take_back(self):
+            self.held.release()
+
+    def lose(self) -> None:
+        if self.meter.take_back(self):
+            self.meter.add(self.bound.cost, self.bound.tokens)
+            self.meter.uncertain_cost = add_usd(self.meter.uncertain_cost, self.bound.cost)
+            with self.meter.settling():
+                self.held.lose()
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A call within an attempt that is reserved as a whole."""
+
+    bound: Bound
+    meter: CallMeter
+    is_open: bool = True
+
+    def settle(self, cost: Decimal, tokens: int) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.meter.part_cost = add_usd(self.meter.part_cost, cost)
+            self.meter.part_tokens += tokens
+
+    def release(self) -> None:
+        self.is_open = False
+
+    def lose(self) -> None:
+        self.settle(self.bound.cost, self.bound.tokens)

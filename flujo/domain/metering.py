@@ -1,0 +1,134 @@
+"""How an agent reserves what a call may cost before it makes it.
+
+An agent that asks for `meter` by keyword gets a `Meter`. It reserves the most that a call can use, makes the call, and
+settles the reservation to what the call did use; so the limits around the step hold at every moment.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from flujo.domain.money import ZERO
+
+
+@dataclass(slots=True, frozen=True)
+class Bound:
+    """The most that a call can use.
+
+    Attributes:
+        cost: US dollars, exact.
+        tokens: Input and output together.
+    """
+
+    cost: Decimal = ZERO
+    tokens: int = 0
+
+    def fits(self, usd: Decimal | None, tokens: int | None) -> bool:
+        """Tell whether it is no more than these amounts; `None` is no limit."""
+        return (usd is None or self.cost <= usd) and (tokens is None or self.tokens <= tokens)
+
+
+class BoundedCall(Protocol):
+    """A call of which it is known what it can use at the most."""
+
+    @property
+    def least(self) -> Bound:
+        """What it can use at the most if it is made as small as is useful."""
+        ...
+
+    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
+        """Return what the call can use at the most if it is made to fit into these amounts.
+
+        Args:
+            usd: US dollars; `None` for no limit.
+            tokens: Input and output together; `None` for no limit.
+
+        Returns:
+            The whole call if that fits; `None` if it cannot be made small enough.
+        """
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class FixedCall:
+    """A call that cannot be made smaller.
+
+    Attributes:
+        least: What it can use at the most.
+
+    Example:
+        ```python
+        from decimal import Decimal
+
+        from flujo import Flujo, Step, UsageLimits
+        from flujo.domain.metering import Bound, FixedCall, Meter
+
+        async def translate(text: str, *, meter: Meter) -> str:
+            reservation = await meter.reserve(FixedCall(Bound(Decimal("0.02"), 500)))
+            reservation.settle(Decimal("0.0031"), 77)  # what the provider's bill says
+            return text.upper()
+
+        limits = UsageLimits(total_cost_usd_limit=0.05)
+        result = Flujo(Step("translate", translate), usage_limits=limits).run("river")
+        assert result.total_cost_usd == 0.0031
+        ```
+    """
+
+    least: Bound
+
+    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
+        """Return the call, or `None` if it does not fit."""
+        return self.least if self.least.fits(usd, tokens) else None
+
+
+class Reservation(Protocol):
+    """What is set aside for one call; it is ended once, by one of its methods, and later ones do nothing."""
+
+    @property
+    def bound(self) -> Bound:
+        """What the call may use at the most; less than was asked for if money is short."""
+        ...
+
+    def settle(self, cost: Decimal, tokens: int) -> None:
+        """Charge what the call did use, which is known for sure, be it more than was reserved.
+
+        Args:
+            cost: US dollars, exact.
+            tokens: Input and output together.
+        """
+        ...
+
+    def release(self) -> None:
+        """Charge nothing: the call is known to have cost nothing."""
+        ...
+
+    def lose(self) -> None:
+        """Charge all that was reserved: nobody knows what the call has cost."""
+        ...
+
+
+class Meter(Protocol):
+    """Reserves and charges what the calls of one step use."""
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether a limit has to hold at every moment, so that a call without a bound cannot be made."""
+        ...
+
+    @property
+    def has_usd_limit(self) -> bool:
+        """Whether a limit in dollars has to hold at every moment, so that a call without a price cannot be made."""
+        ...
+
+    @property
+    def min_output_tokens(self) -> int:
+        """The fewest output tokens that an answer is worth asking for."""
+        ...
+
+    async def reserve(self, call: BoundedCall) -> Reservation:
+        """Set aside what a call can use, on all levels of limits at once; wait if only reservations stand in the way.
+
+        Raises:
+            RefusedCallError: What is spent leaves too little; nothing more starts in the run.
+        """
+        ...

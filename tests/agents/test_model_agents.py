@@ -1,0 +1,397 @@
+"""Agents of models under hard limits: what flujo counts is what the provider bills, and never more than the limit."""
+
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.messages import ImageUrl
+from pydantic_ai.models import Model
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+from flujo import (
+    ConfigurationError,
+    Flujo,
+    PipelineContext,
+    PipelineResult,
+    PricingNotConfiguredError,
+    Step,
+    UnboundedCallError,
+    UsageLimitExceededError,
+    UsageLimits,
+    ValidationResult,
+    make_agent_async,
+    set_price,
+)
+from flujo.agents.prices import reset_prices
+from flujo.domain.money import ZERO
+from tests.providers.server import (
+    BadJson,
+    Cut,
+    Gate,
+    Hangup,
+    Held,
+    HttpError,
+    Malformed,
+    NoUsage,
+    Overbill,
+    Provider,
+    ReceivedRequest,
+    Text,
+    ToolCalls,
+)
+
+_LONG = Text("word " * 400)  # 500 tokens, which cost $0.05 and a little
+
+
+@pytest.fixture(autouse=True)
+def _prices(provider: Provider) -> Iterator[None]:
+    """Let both sides have one price list: $10 and $100 a million tokens."""
+    provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
+    set_price("openai:model", input_usd_per_mtok=10, output_usd_per_mtok=100)
+    yield
+    reset_prices()
+
+
+@pytest.fixture
+async def model(provider: Provider) -> AsyncIterator[Model[Any]]:
+    """The real client, which would try again twice by itself."""
+    async with AsyncOpenAI(base_url=provider.base_url, api_key="test") as client:
+        yield OpenAIChatModel("model", provider=OpenAIProvider(openai_client=client))
+
+
+def _usd(limit: float | str | None, **options: Any) -> UsageLimits | None:
+    return None if limit is None else UsageLimits(total_cost_usd_limit=Decimal(str(limit)), **options)
+
+
+async def _run(step: Any, data: Any = "Name a river.", limit: float | str | None = None) -> PipelineResult[Any]:
+    """Run to the end, or to the limit."""
+    try:
+        return await Flujo(step, usage_limits=_usd(limit)).run_async(data)
+    except UsageLimitExceededError as stopped:
+        return stopped.result
+
+
+class City(BaseModel):
+    """What structured answers are."""
+
+    name: str
+    inhabitants: int
+
+
+async def test_an_answer_is_charged_what_the_provider_bills(provider: Provider, model: Model[Any]) -> None:
+    """The output is the text, and cost and tokens are those of the bill, to the last digit."""
+    provider.script(Text("the Rhine"))
+
+    result = await _run(Step("ask", Agent(model, system_prompt="Be brief.")))
+
+    (billed,) = provider.bill
+    assert (result.status, result.output, result.total_cost) == ("completed", "the Rhine", provider.total_usd)
+    assert result.total_tokens == billed.usage.input_tokens + billed.usage.output_tokens
+
+
+async def test_tools_and_typed_answers_cost_one_request_each(provider: Provider, model: Model[Any]) -> None:
+    """Each request to the model is charged by itself; the output is of the declared type."""
+    agent = Agent(model, output_type=City)
+    provider.script(
+        ToolCalls([("upper", '{"word": "bonn"}')]),
+        ToolCalls([("final_result", '{"name": "BONN", "inhabitants": 330000}')]),
+    )
+
+    @agent.tool_plain
+    def upper(word: str) -> str:
+        return word.upper()
+
+    result = await _run(Step("ask", agent), limit=1)
+
+    assert result.output == City(name="BONN", inhabitants=330_000)
+    assert len(provider.bill) == 2
+    assert result.total_cost == provider.total_usd > 0
+
+
+async def test_what_a_model_has_to_say_again_is_charged_too(provider: Provider, model: Model[Any]) -> None:
+    """Malformed JSON costs a request; so does the answer to it."""
+    provider.script(BadJson(), ToolCalls([("final_result", '{"name": "Bonn", "inhabitants": 1}')]))
+
+    result = await _run(Step("ask", Agent(model, output_type=City)), limit=1)
+
+    assert result.output == City(name="Bonn", inhabitants=1)
+    assert len(provider.bill) == 2
+    assert result.total_cost == provider.total_usd
+
+
+@pytest.mark.parametrize("calls", [1, 5, 20, 100])
+@pytest.mark.parametrize("limit", ["0.06", "0.3", "1"])
+async def test_calls_at_once_never_cost_more_than_the_limit(
+    provider: Provider, model: Model[Any], calls: int, limit: str
+) -> None:
+    """However many branches call at once, the bill stays within the limit, and nearly all of it can be spent."""
+    provider.script(_LONG)
+    branches = {str(number): Step("ask", Agent(model), max_retries=0) for number in range(calls)}
+
+    result = await _run(Step.parallel("all", branches), limit=limit)
+
+    needed = calls * Decimal("0.0502")
+    assert provider.total_usd <= Decimal(limit)
+    assert result.total_cost == provider.total_usd
+    if needed > Decimal(limit):  # the last one may have been made smaller
+        assert result.status == "stopped" or len(provider.bill) == calls
+        assert provider.total_usd >= Decimal("0.95") * Decimal(limit)
+    else:
+        assert (result.status, len(provider.bill)) == ("completed", calls)
+
+
+async def test_a_call_gets_no_more_output_than_is_left(provider: Provider, model: Model[Any]) -> None:
+    """`max_tokens` is lowered to what is affordable, and what the model then says is the output."""
+    provider.script(_LONG)
+
+    result = await _run(Step("ask", Agent(model)), limit="0.02")
+
+    (request,) = provider.requests
+    assert 100 < request.max_output_tokens < 200  # type: ignore[operator]  # there is a limit
+    assert result.status == "completed"
+    assert 0 < result.total_cost == provider.total_usd <= Decimal("0.02")
+
+
+async def test_the_settings_of_the_agent_hold(provider: Provider, model: Model[Any]) -> None:
+    """A smaller `max_tokens` of the user's stays, and without any limit nothing is added."""
+    provider.script(_LONG)
+
+    await _run(Step("ask", Agent(model, model_settings={"max_tokens": 7}), temperature=0.5), limit=1)
+    await _run(Step("ask", Agent(model)))
+
+    limited, free = provider.requests
+    assert (limited.max_output_tokens, limited.body["temperature"]) == (7, 0.5)
+    assert free.max_output_tokens is None
+
+
+async def test_a_refused_call_is_never_made(provider: Provider, model: Model[Any]) -> None:
+    """What is left does not pay for the shortest answer: the run stops, says why, and can go on with more."""
+    result = await _run(Step("ask", Agent(model)), limit="0.001")
+
+    assert result.status == "stopped"
+    assert provider.requests == []
+    (refused,) = result.step_history
+    assert (refused.status, refused.cost) == ("stopped", ZERO)
+    assert "refused: the run has $0.001 left to spend, and the next call may cost $0.00" in (refused.feedback or "")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_http_error_costs_nothing_and_is_tried_again(
+    provider: Provider, model: Model[Any], status: int
+) -> None:
+    """The client itself does not retry; the step does, and is charged for the answer alone."""
+    provider.script(HttpError(status), Text("fine"))
+
+    result = await _run(Step("ask", Agent(model), max_retries=1), limit=1)
+
+    assert (result.output, result.step_history[0].attempts) == ("fine", 2)
+    assert len(provider.requests) == 2
+    assert result.total_cost == provider.total_usd
+
+
+async def test_retry_after_is_heeded(provider: Provider, model: Model[Any]) -> None:
+    """The next attempt comes when the provider said, and not before."""
+    provider.script(HttpError(429, retry_after_s=1), Text("fine"))
+
+    result = await _run(Step("ask", Agent(model), max_retries=1))
+
+    first, second = provider.requests
+    assert result.output == "fine"
+    assert second.arrived_at_s - first.arrived_at_s >= 1
+
+
+async def test_bad_credentials_are_not_tried_again(provider: Provider, model: Model[Any]) -> None:
+    """The step fails at once."""
+    provider.script(HttpError(401))
+
+    result = await _run(Step("ask", Agent(model), max_retries=3))
+
+    assert (result.status, len(provider.requests)) == ("failed", 1)
+
+
+@pytest.mark.parametrize("answer", [Hangup(_LONG), Malformed(), NoUsage(_LONG)], ids=["hang-up", "no JSON", "no usage"])
+async def test_a_call_that_nobody_knows_the_cost_of_is_charged_in_full(
+    provider: Provider, model: Model[Any], answer: Any
+) -> None:
+    """What was reserved counts, marked as uncertain, so that the limit holds whatever the provider bills."""
+    provider.script(answer)
+
+    result = await _run(Step("ask", Agent(model), max_retries=0), limit="0.1")
+
+    (step,) = result.step_history
+    assert provider.total_usd <= result.total_cost <= Decimal("0.1")
+    assert step.metadata_["uncertain_cost_usd"] == result.total_cost
+
+
+async def test_a_provider_that_bills_too_much_breaches_the_limit(provider: Provider, model: Model[Any]) -> None:
+    """The truth is counted, the output that was paid for is kept, and the run stops."""
+    provider.script(Overbill(_LONG, 3_000))
+
+    result = await _run(Step("ask", Agent(model)), limit="0.1")
+
+    assert result.status == "stopped"
+    assert result.total_cost == provider.total_usd > Decimal("0.1")
+    assert result.step_history[0].output
+
+
+async def test_a_cancelled_call_is_charged_in_full(provider: Provider, model: Model[Any]) -> None:
+    """The provider may bill what it was asked for, whoever still waits for the answer."""
+    gate = Gate()
+    provider.script(Held(_LONG, gate))
+    runner = Flujo(Step("ask", Agent(model), timeout_s=0.1, max_retries=0), usage_limits=_usd("0.1"))
+
+    result = await runner.run_async("go")
+    gate.open()
+
+    (step,) = result.step_history
+    assert step.metadata_["uncertain_cost_usd"] == result.total_cost > 0
+
+
+async def test_text_is_streamed_and_charged(provider: Provider, model: Model[Any]) -> None:
+    """Pieces come as the provider sends them, and the bill is that of the whole."""
+    provider.script(Text("one two three four five six"))
+    runner: Flujo[Any, Any] = Flujo(Step("ask", Agent(model)), usage_limits=_usd(1))
+
+    *pieces, result = [item async for item in runner.run_async("go")]
+
+    assert len(pieces) > 1
+    assert "".join(pieces) == result.output == "one two three four five six"
+    assert result.total_cost == provider.total_usd
+
+
+async def test_a_stream_that_is_cut_is_charged_in_full(provider: Provider, model: Model[Any]) -> None:
+    """Nobody knows what the provider bills for it."""
+    provider.script(Cut(_LONG, after_chunks=2))
+    runner = Flujo(Step("ask", Agent(model), max_retries=0), usage_limits=_usd("0.1"))
+
+    result = [item async for item in runner.run_async("go")][-1]
+
+    assert result.status == "failed"
+    assert provider.total_usd <= result.total_cost <= Decimal("0.1")
+
+
+async def test_a_model_without_a_price_is_refused_under_a_limit_in_dollars(
+    provider: Provider, model: Model[Any]
+) -> None:
+    """The error names the model and the call that gives it a price; without a limit only its tokens count."""
+    reset_prices()
+
+    with pytest.raises(PricingNotConfiguredError, match=r"set_price\('openai:model'") as refused:
+        await Flujo(Step("ask", Agent(model)), usage_limits=_usd(1)).run_async("go")
+    assert refused.value.model == "openai:model"
+    assert provider.requests == []
+    result = await _run(Step("ask", Agent(model)))
+
+    assert (result.status, result.total_cost) == ("completed", ZERO)
+    assert result.total_tokens > 0
+
+
+async def test_tokens_are_limited_like_dollars(provider: Provider, model: Model[Any]) -> None:
+    """A limit in tokens needs no price, and holds over input and output together."""
+    reset_prices()
+    provider.script(_LONG)
+    limits = UsageLimits(total_tokens_limit=300)
+
+    result = await Flujo(Step("ask", Agent(model)), usage_limits=limits).run_async("Name a river.")
+
+    assert result.status == "completed"
+    assert 100 < result.total_tokens <= 300
+
+
+async def test_files_need_a_bound_of_the_users(provider: Provider, model: Model[Any]) -> None:
+    """Nobody knows how many tokens an image is; `max_cost_usd` says what the call costs at the most."""
+    image: list[ImageUrl | str] = [ImageUrl("https://example.com/a.png"), "What is this?"]
+    with pytest.raises(UnboundedCallError, match=r"how many tokens a ImageUrl is.*max_cost_usd"):
+        await Flujo(Step("look", Agent(model)), usage_limits=_usd(1)).run_async(image)
+    assert provider.requests == []
+
+    result = await _run(Step("look", Agent(model), max_cost_usd=0.5), image, limit=1)
+    dear = await _run(Step("look", Agent(model), max_cost_usd=2), image, limit=1)
+
+    assert (result.status, result.total_cost) == ("completed", provider.total_usd)
+    assert (dear.status, len(provider.requests)) == ("stopped", 1)
+
+
+async def test_limits_that_are_checked_afterwards_let_every_call_through(provider: Provider, model: Model[Any]) -> None:
+    """With `mode="after"` calls are as the user made them, and the breach is found behind them."""
+    provider.script(_LONG)
+
+    with pytest.raises(UsageLimitExceededError, match=r"the run passed its limit of \$0.01: \$0.05"):
+        await Flujo(Step("ask", Agent(model)), usage_limits=_usd("0.01", mode="after")).run_async("go")
+
+    assert provider.requests[0].max_output_tokens is None
+
+
+async def test_a_step_that_falls_back_has_its_limit_for_both(provider: Provider, model: Model[Any]) -> None:
+    """What the primary has spent is not there for the fallback."""
+    provider.script(Text("x" * 400), _LONG)
+    primary = Step("primary", Agent(model), validators=[_Never()], max_retries=0, usage_limits=_usd("0.03"))
+    primary.fallback(Step("fallback", Agent(model)))
+
+    result = await _run(primary)
+
+    assert len(provider.bill) == 2
+    assert result.total_cost == provider.total_usd <= Decimal("0.03")
+
+
+class _Never:
+    name = "never"
+
+    async def validate(self, output: Any, context: Any = None) -> ValidationResult:
+        return ValidationResult(is_valid=False, feedback="no", validator_name=self.name)
+
+
+async def test_tools_depend_on_the_context_or_the_resources() -> None:
+    """The agent's dependencies are whichever of the two is of the declared type."""
+
+    class Notes(PipelineContext):
+        word: str = "river"
+
+    seen = list[Any]()
+    agent: Agent[Notes, str] = Agent(TestModel(), deps_type=Notes)
+
+    @agent.tool
+    def look(context: RunContext[Notes]) -> str:
+        seen.append(context.deps.word)
+        return context.deps.word
+
+    await Flujo(Step("ask", agent), context_model=Notes).run_async("go")
+
+    assert seen == ["river"]
+
+
+async def test_an_agent_is_made_by_the_name_of_its_model(provider: Provider) -> None:
+    """A base URL leads to any server that speaks as OpenAI's does."""
+    provider.script(Text("yes"))
+    agent = make_agent_async("openai:model", "Answer yes.", base_url=provider.base_url, max_tokens=9)
+
+    result = await _run(Step("ask", agent), limit=1)
+    assert isinstance(agent.model, OpenAIChatModel)
+    await agent.model.client.close()
+
+    (request,) = provider.requests
+    assert (result.output, result.total_cost) == ("yes", provider.total_usd)
+    assert request.max_output_tokens == 9
+    with pytest.raises(ConfigurationError, match="no agent can be made of the model 'nonsense'"):
+        make_agent_async("nonsense")
+
+
+async def test_a_mistake_of_one_agent_hurts_no_other(provider: Provider, model: Model[Any]) -> None:
+    """Steps that run at once share the limit, and each has its own output."""
+
+    def echo(request: ReceivedRequest) -> Text:
+        return Text(str(request.body["messages"][-1]["content"]))
+
+    provider.script(echo)
+    branches = {name: Step("ask", Agent(model)) for name in ("a", "b", "c")}
+
+    result = await _run(Step.map_over("each", Step("ask", Agent(model))), list(branches), limit=1)
+
+    assert result.output == ["a", "b", "c"]
+    assert result.total_cost == provider.total_usd
