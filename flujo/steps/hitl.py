@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
 from flujo.application.core.frame import ExecutionFrame
-from flujo.application.core.pausing import Question, take_answer, wait_for_person
+from flujo.application.core.pausing import take_answer, wait_for_person
+from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult

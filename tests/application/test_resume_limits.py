@@ -9,6 +9,7 @@ from flujo import (
     BaseStep,
     Flujo,
     HookPayload,
+    InMemoryBackend,
     Pipeline,
     PipelineResult,
     PostRunPayload,
@@ -18,7 +19,7 @@ from flujo import (
     UsageLimits,
 )
 from flujo.testing import StubAgent
-from tests.integration.paid import paid_step
+from tests.integration.paid import leaves, paid_step
 from tests.integration.people import ask, pause
 
 
@@ -168,3 +169,23 @@ async def test_hooks_hear_how_each_part_ends() -> None:
 
     statuses = [each.pipeline_result.status for each in heard if isinstance(each, PostRunPayload)]
     assert statuses == ["paused", "completed"]
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["in memory", "stored"])
+async def test_what_waits_beside_a_breach_keeps_what_it_paid(*, is_stored: bool) -> None:
+    """The error has what was paid in every branch, those too that did not get to go on."""
+    dear = ask("dear?") >> paid_step("dear", 0.5)
+    cheap = paid_step("cheap", 0.25) >> ask("cheap?") >> paid_step("never", 0.1)
+    both = Step.parallel("both", {"dear": dear, "cheap": cheap, "asks": paid_step("first", 0.25) >> ask("asks?")})
+    backend = InMemoryBackend() if is_stored else None
+    runner = Flujo(both, usage_limits=UsageLimits(total_cost_usd_limit=0.75), state_backend=backend)
+    result = await runner.run_async("x", run_id="run")
+    paths = {asked.step_name: asked.path for asked in result.waiting}
+
+    with pytest.raises(UsageLimitExceededError) as error:
+        await runner.resume_async("run" if is_stored else result, "yes", path=paths["dear?"])
+
+    stopped = error.value.result
+    assert stopped.total_cost == 1
+    names = {leaf.name for leaf in leaves(stopped.step_history) if leaf.cost}
+    assert names == {"dear", "cheap", "first"}

@@ -17,7 +17,8 @@ from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.judgement import Verdict, judge, process
 from flujo.application.core.outcome import describe_error, error_message, keep_output
-from flujo.application.core.pausing import Question, take_answer, wait_for_person
+from flujo.application.core.pausing import take_answer, wait_for_person
+from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer, has_feedback_field
 from flujo.domain.money import ZERO, add_usd

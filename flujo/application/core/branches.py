@@ -153,12 +153,13 @@ class BranchRun:
             await self._run_branch(branch)
 
     async def _run_branch(self, branch: Branch) -> None:
-        if self.frame.scope.control.halt is not None:
-            return
         context = self.contexts.get(branch.name)
         if context is None:
-            context = self.contexts[branch.name] = self._context_for(branch.step)
+            context = self._context_for(branch.step)
         frame = self.frame.child(branch.step, branch.data, at=branch.at, context=context)
+        if self.frame.scope.control.halt is not None and not frame.was_at_work():
+            return
+        self.contexts[branch.name] = context
         try:
             result = await self.core.execute(frame)
         except FlujoError as mistake:

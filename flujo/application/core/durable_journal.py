@@ -23,8 +23,7 @@ from flujo.application.core.context_changes import apply_context_change, context
 from flujo.application.core.fingerprints import Fingerprints
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.frontier import Frontier
-from flujo.application.core.pausing import Question
-from flujo.application.core.state_manager import StateManager
+from flujo.application.core.state_manager import Question, StateManager
 from flujo.application.core.stored_results import StoredResults
 from flujo.application.core.ultra_executor import FellBack
 from flujo.application.core.usage_governor import UsageGovernor
@@ -164,6 +163,10 @@ class DurableJournal(StateManager):
     def has_begun(self, path: StepPath) -> bool:
         """Tell whether the step at `path`, or one within it, was at work before the run went on."""
         return self._frontier.knows(written_path(path))
+
+    def has_begun_within(self, path: StepPath) -> bool:
+        """Tell whether a step within the one at `path` was at work before the run went on."""
+        return self._frontier.has_inner(written_path(path))
 
     def recall(self, frame: ExecutionFrame[Any]) -> StepResult | None:
         """Return the result of a step that finished before, and let it have its effects; `None` if it did not."""

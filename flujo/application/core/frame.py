@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from flujo.application.core.admissions import Admissions
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.resources import BroughtResources
-from flujo.application.core.state_manager import CheckpointT, StateManager
+from flujo.application.core.state_manager import CheckpointT, Question, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import HumanInteraction, StepPath
@@ -154,6 +154,10 @@ class DurableRun(Protocol):
         """Tell whether the step at `path`, or one within it, was at work before the run went on."""
         ...
 
+    def has_begun_within(self, path: StepPath) -> bool:
+        """Tell whether a step within the one at `path` was at work before the run went on."""
+        ...
+
     def before(self, frame: "ExecutionFrame[Any]") -> BaseModel | None:
         """Return what `record` wants to know of a step before it runs."""
         ...
@@ -290,6 +294,14 @@ class ExecutionFrame(Generic[ContextT]):
         """Return where this step stood when its run paused, or `None` if it starts afresh."""
         journal = self.scope.journal
         return journal.take(self.path, kind) if journal.found else None
+
+    def was_at_work(self) -> bool:
+        """Tell whether this step waited for a person, or a step within it had begun, before the run went on."""
+        found, durable = self.scope.journal.found, self.scope.durable
+        if isinstance(found.get(self.path), Question) or (durable is not None and durable.has_begun_within(self.path)):
+            return True
+        length = len(self.path)
+        return any(len(path) > length and path[:length] == self.path for path in found)
 
     def save(self, checkpoint: object) -> None:
         """Leave a checkpoint: this step returns before it is done."""

@@ -1,30 +1,16 @@
 """Waiting for a person, and going on with the answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
 
 from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.state_manager import Question
 from flujo.domain.models import HumanInteraction
-from flujo.domain.money import ZERO
 from flujo.domain.results import StepResult, Waiting
 from flujo.utils.copying import copy_value
 from flujo.utils.narrowing import is_list
-
-
-@dataclass(slots=True, frozen=True)
-class Question:
-    """Checkpoint of a step that waits: what it asked, and what it had spent and changed until then."""
-
-    message: str
-    attempts: int = 1
-    cost: Decimal = ZERO
-    tokens: int = 0
-    changed: Any = None
-    """What it had changed in the context, for a run that is started again from the beginning."""
 
 
 def wait_for_person(frame: ExecutionFrame[Any], question: Question, input_schema: Any = None) -> StepResult:

@@ -7,11 +7,25 @@ so a pause costs nothing until it happens, and no finished step is looked at twi
 """
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from flujo.domain.models import StepPath
+from flujo.domain.money import ZERO
 
 CheckpointT = TypeVar("CheckpointT")
+
+
+@dataclass(slots=True, frozen=True)
+class Question:
+    """Checkpoint of a step that waits: what it asked, and what it had spent and changed until then."""
+
+    message: str
+    attempts: int = 1
+    cost: Decimal = ZERO
+    tokens: int = 0
+    changed: Any = None
+    """What it had changed in the context, for a run that is started again from the beginning."""
 
 
 @dataclass(slots=True)

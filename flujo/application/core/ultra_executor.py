@@ -15,9 +15,9 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.core.cancellation import is_cancelled
-from flujo.application.core.frame import DurableRun, ExecutionFrame
+from flujo.application.core.frame import DurableRun, ExecutionFrame, Halt
 from flujo.application.core.outcome import conclude, describe_error, keep_output, leave_unfinished
-from flujo.application.core.pausing import Question
+from flujo.application.core.state_manager import Question
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd
@@ -112,7 +112,7 @@ class ExecutorCore:
         if control.steps % _STEPS_A_TURN == 0:
             await asyncio.sleep(0)  # so that a run whose steps never wait can be cancelled, and starves nobody
         if control.halt is not None:
-            return control.halt.refuse(frame.step)
+            return await self._refuse(frame, control.halt)
         if scope.durable is not None:
             return await self._run_durably(frame, scope.durable)
         step = frame.step
@@ -122,6 +122,17 @@ class ExecutorCore:
         if scope.hooks is not None or step.is_guarded:
             return await self._run_guarded(frame)
         return await self._run(frame)
+
+    async def _refuse(self, frame: ExecutionFrame[Any], halt: Halt) -> StepResult:
+        """Return the result of a step that may not start.
+
+        A step that was at work when the run paused, or was killed, has what it paid for in its result; nothing
+        within it starts either.
+        """
+        durable = frame.scope.durable
+        if durable is not None and (recalled := durable.recall(frame)) is not None:
+            return recalled
+        return await self._run_with_fallback(frame) if frame.was_at_work() else halt.refuse(frame.step)
 
     async def _run_durably(self, frame: ExecutionFrame[Any], durable: DurableRun) -> StepResult:
         """Return what a step came to before, or run it and keep what it comes to."""
@@ -235,7 +246,7 @@ class ExecutorCore:
             return await self._run(frame)
         fallen = frame.checkpoint(FellBack)
         primary = fallen.primary if fallen else await self._run(frame)
-        if primary.status != "failed" or frame.scope.control.halt is not None:
+        if primary.status != "failed" or (frame.scope.control.halt is not None and fallen is None):
             return primary
         if frame.scope.durable is not None:
             if fallen is None:
