@@ -26,6 +26,9 @@ RunStatus = Literal["completed", "failed", "paused", "stopped", "aborted", "canc
 
 OutT = TypeVar("OutT", default=Any, covariant=True)
 
+UNCERTAIN = "uncertain_cost_usd"
+"""The key of `metadata_` with the dollars that were charged for calls of which nobody knows what they cost."""
+
 
 class StepResult:
     """What one step did: its output, what it took and what it cost.

@@ -23,10 +23,11 @@ from flujo.domain.results import RunStatus
 StoredStatus = RunStatus | Literal["running"]
 """How a stored run stands; `running` until it ended in some way."""
 
-EntryKind = Literal["done", "note", "spent", "asked", "answer"]
+EntryKind = Literal["done", "note", "spent", "held", "asked", "answer"]
 """What an entry of a journal says of a step.
 
 `done`: it finished, with this result. `note`: it stands here. `spent`: it paid this and did not finish.
+`held`: it may have paid this in an attempt that did not come to an end.
 `asked`: it waits for a person. `answer`: this is what the person said, which is kept as long as the run.
 """
 

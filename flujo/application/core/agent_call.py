@@ -40,7 +40,7 @@ async def ask(
     """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
     streamed: StreamedAnswer | None = None
     control, timeout_s = frame.scope.control, step.config.timeout_s
-    meter = CallMeter(frame.usage, control) if call.is_metered or step.max_cost is not None else None
+    meter = CallMeter(frame) if call.is_metered or step.max_cost is not None else None
     is_ending = False
     try:
         if meter is not None and step.max_cost is not None:

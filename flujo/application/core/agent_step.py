@@ -22,7 +22,7 @@ from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer, has_feedback_field
 from flujo.domain.money import ZERO, add_usd
-from flujo.domain.results import StepResult
+from flujo.domain.results import UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
     ConfigurationError,
@@ -45,10 +45,6 @@ _log = logging.getLogger("flujo.steps")
 
 _FINAL = (NonRetryableError, ContextUpdateError)
 """Failures that another attempt would only repeat."""
-
-
-UNCERTAIN = "uncertain_cost_usd"
-"""The key of `metadata_` with the dollars that were charged for calls of which nobody knows what they cost."""
 
 
 class _RefusedError(Exception):

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from flujo.application.core.frame import RunControl
-from flujo.application.core.usage_governor import UsageGovernor
+from flujo.application.core.frame import DurableRun, ExecutionFrame
 from flujo.domain.agents import Answer
 from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
 from flujo.domain.money import ZERO, add_usd
@@ -28,8 +27,7 @@ class CallMeter:
         is_used: Whether it was asked to reserve anything, so that what the answer reports is charged already.
     """
 
-    _usage: UsageGovernor
-    _control: RunControl
+    _frame: ExecutionFrame[Any]
     cost: Decimal = ZERO
     tokens: int = 0
     uncertain_cost: Decimal = ZERO
@@ -43,17 +41,17 @@ class CallMeter:
     @property
     def has_limit(self) -> bool:
         """Whether a limit has to hold at every moment; if the attempt as a whole is reserved, that is enough."""
-        return self._whole is None and self._usage.has_limit
+        return self._whole is None and self._frame.usage.has_limit
 
     @property
     def has_usd_limit(self) -> bool:
         """Whether a limit in dollars has to hold at every moment; likewise."""
-        return self._whole is None and self._usage.has_usd_limit
+        return self._whole is None and self._frame.usage.has_usd_limit
 
     @property
     def min_output_tokens(self) -> int:
         """The fewest output tokens that an answer is worth asking for."""
-        return self._usage.min_output_tokens
+        return self._frame.usage.min_output_tokens
 
     async def reserve(self, call: BoundedCall) -> Reservation:
         """Set aside what a call can use; see `Meter`.
@@ -64,16 +62,30 @@ class CallMeter:
         if self._whole is not None:
             return self._part(call)
         self.is_used = True
-        if (halt := self._control.halt) is not None:
+        control = self._frame.scope.control
+        if (halt := control.halt) is not None:
             raise RefusedCallError(halt.reason)
         try:
-            held = await self._usage.reserve(call)
+            held = await self._frame.usage.reserve(call)
         except RefusedCallError as refused:
-            self._control.refuse(str(refused))
+            control.refuse(str(refused))
             raise
         reservation = _MeteredReservation(held, self)
         self._open.append(reservation)
+        if self._frame.scope.durable is not None:
+            await self._keep(self._frame.scope.durable, reservation)
         return reservation
+
+    async def _keep(self, durable: DurableRun, reservation: "_MeteredReservation") -> None:
+        """Let the store know what may be paid, before it is: whoever is killed cannot tell afterwards."""
+        cost, tokens = self.cost, self.tokens
+        for each in self._open:
+            cost, tokens = add_usd(cost, each.bound.cost), tokens + each.bound.tokens
+        try:
+            await durable.hold(self._frame.path, cost, tokens)
+        except BaseException:
+            reservation.release()  # the call is not made
+            raise
 
     def _part(self, call: BoundedCall) -> Reservation:
         """Return what stands for a call within an attempt that is reserved as a whole: it only counts."""
@@ -100,11 +112,11 @@ class CallMeter:
     @contextmanager
     def settling(self) -> Generator[None]:
         """Let a breach that a charge of this attempt causes not cut the attempt short, which has what it is for."""
-        self._control.settling = self._task
+        self._frame.scope.control.settling = self._task
         try:
             yield
         finally:
-            self._control.settling = None
+            self._frame.scope.control.settling = None
 
     def take_back(self, reservation: "_MeteredReservation") -> bool:
         """Note that a reservation has ended; tell whether it had not before."""

@@ -30,7 +30,7 @@ from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.pipeline import SubPipelineStep
-from flujo.domain.results import StepResult
+from flujo.domain.results import UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
 from flujo.state.backend import StateBackend
@@ -66,6 +66,14 @@ class _Spent:
     def is_paid(self) -> bool:
         """Whether it cost anything; what was free counts as if it had not been."""
         return bool(self.cost or self.tokens)
+
+
+@dataclass(slots=True, frozen=True)
+class _Held:
+    """What attempts at a step may have paid that did not come to an end."""
+
+    cost: Decimal
+    tokens: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -119,6 +127,7 @@ class DurableJournal(StateManager):
         self._last_number = 0
         self._done: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, _Spent] = {}
+        self._lost: dict[str, _Held] = {}  # in flight when the run ended
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
         self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # context before and now
         self._said: list[_Said] = []
@@ -137,7 +146,8 @@ class DurableJournal(StateManager):
     def spent_within(self, path: StepPath = ()) -> tuple[Decimal, int]:
         """Return the dollars and tokens that steps at `path` and below spent without finishing."""
         cost, tokens = ZERO, 0
-        for written, each in self._spent.items():
+        unfinished: list[tuple[str, _Spent | _Held]] = [*self._spent.items(), *self._lost.items()]
+        for written, each in unfinished:
             if read_path(written)[: len(path)] == path:
                 cost, tokens = add_usd(cost, each.cost), tokens + each.tokens
         return cost, tokens
@@ -203,6 +213,8 @@ class DurableJournal(StateManager):
                     self._spent[entry.path] = spent = self._decoded(data)
                     if spent.changed is not None:
                         self._changed[path] = spent.changed
+                case "held":
+                    self._lost[entry.path] = self._decoded(data)
                 case "answer":
                     self._note_said(path, self._decoded(data))
                 case "asked" | "note":
@@ -337,7 +349,24 @@ class DurableJournal(StateManager):
         contexts = self._at_work.get(path) if result.success else self._at_work.pop(path, None)
         change = context_change(*contexts) if contexts is not None and result.success else None
         spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change)
+        self._let_go(written_path(path))
         await self._put(written_path(path), "spent", self._codec.encode(spent))
+
+    async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
+        """Store what the attempt at a step that is under way may have paid, before it pays it."""
+        written = written_path(path)
+        lost = self._lost.get(written, _NOTHING_HELD)
+        held = _Held(add_usd(cost, lost.cost), tokens + lost.tokens)
+        await self._put(written, "held", self._codec.encode(held))
+
+    def _let_go(self, written: str) -> None:
+        """Let only those attempts count as unfinished that were when the run went on."""
+        number = self._frontier.drop(written, "held")
+        if number is None:
+            return
+        self._remove(number)
+        if (lost := self._lost.get(written)) is not None:
+            self._add(written, "held", to_json_text(self._codec.encode(lost)))
 
     def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
         """Return the attempts made at a step when the run ended in their midst, and what was wrong with the last.
@@ -354,6 +383,9 @@ class DurableJournal(StateManager):
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts
+        if self._lost and (lost := self._lost.get(written_path(path))) is not None:
+            result.cost, result.token_counts = add_usd(result.cost, lost.cost), result.token_counts + lost.tokens
+            result.metadata_[UNCERTAIN] = add_usd(result.metadata_.get(UNCERTAIN, ZERO), lost.cost)
 
     async def note(self, path: StepPath, checkpoint: object) -> None:
         """Store where the step at `path` stands, in place of all that was stored of it."""
@@ -474,8 +506,9 @@ class DurableJournal(StateManager):
         self._stored = added
 
 
+_NOTHING_HELD = _Held(ZERO, 0)
 _number = attrgetter("number")
 
 
-INTERNAL_TYPES = (Question, FellBack, _Spent, _Said)
+INTERNAL_TYPES = (Question, FellBack, _Spent, _Held, _Said)
 """What journals store besides values of the user's."""

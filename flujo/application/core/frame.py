@@ -166,6 +166,10 @@ class DurableRun(Protocol):
         """Keep that a step ended for good, with this result."""
         ...
 
+    async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
+        """Keep what the attempt at a step that is under way may have paid, before it pays it."""
+        ...
+
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Keep what a step has spent so far without finishing."""
         ...

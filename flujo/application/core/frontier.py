@@ -63,9 +63,18 @@ class Frontier:
             bool(self._inner.get(path))
             or (path, "done") in entries
             or (path, "spent") in entries
+            or (path, "held") in entries
             or (path, "asked") in entries
             or (path, "note") in entries
         )
+
+    def drop(self, path: str, kind: EntryKind) -> int | None:
+        """Let the entry of a kind count no more, and return its number; `None` if there is none."""
+        gone = self._entries.pop((path, kind), None)
+        if gone is None:
+            return None
+        self.head ^= gone[1]
+        return gone[0]
 
     def fold(self, path: str) -> list[int]:
         """Let the entries of a step and of all steps within it count no more, but answers; return their numbers."""
@@ -83,4 +92,4 @@ class Frontier:
         return numbers
 
 
-_FOLDED: tuple[EntryKind, ...] = ("done", "note", "spent", "asked")
+_FOLDED: tuple[EntryKind, ...] = ("done", "note", "spent", "held", "asked")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flujo.application.core.frontier import Frontier
 from flujo.state.records import EntryKind, JournalEntry
 
-_KINDS: tuple[EntryKind, ...] = ("done", "note", "spent", "asked", "answer")
+_KINDS: tuple[EntryKind, ...] = ("done", "note", "spent", "held", "asked", "answer")
 
 _PARTS = st.sampled_from(["0", "1", "10", "branch:a", "a b", "~"])
 _PATHS = st.lists(_PARTS, max_size=3).map("/".join)
