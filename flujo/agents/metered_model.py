@@ -3,9 +3,10 @@
 Imported only once an agent of pydantic-ai is run, because pydantic-ai takes a second to import.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +16,19 @@ from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, UserPromptPart
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    ToolCallPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
-from pydantic_ai.tools import RunContext
+from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_ai.usage import RequestUsage
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from flujo.agents.prices import Price, TokenUsage, find_price
 from flujo.domain.metering import Bound, Meter, Reservation
@@ -91,7 +98,10 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """Ask the model once."""
+        """Ask the model once, unless its answer is known from before the run was killed."""
+        key = self._key(messages, model_request_parameters)
+        if (kept := self._recall(key)) is not None:
+            return kept
         call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
         settings = self._granted(call, reservation, model_settings)
         try:
@@ -99,7 +109,7 @@ class MeteredModel(WrapperModel):
         except BaseException as error:
             _end_failed(reservation, error)
             raise
-        _settle(reservation, call, response.usage, response.provider_details)
+        await self._keep(key, response, _settle(reservation, call, response))
         return response
 
     @asynccontextmanager
@@ -110,7 +120,11 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """Ask the model once, and hand on its answer as it comes."""
+        """Ask the model once, and hand on its answer as it comes; likewise."""
+        key = self._key(messages, model_request_parameters)
+        if (kept := self._recall(key)) is not None:
+            yield CompletedStreamedResponse(kept, model_request_parameters=model_request_parameters, replay_events=True)
+            return
         call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
         settings = self._granted(call, reservation, model_settings)
         try:
@@ -121,7 +135,27 @@ class MeteredModel(WrapperModel):
         except BaseException as error:
             _end_failed(reservation, error)
             raise
-        _settle(reservation, call, response.usage, response.provider_details)
+        whole = response.get()
+        await self._keep(key, whole, _settle(reservation, call, whole))
+
+    def _key(self, messages: list[ModelMessage], parameters: ModelRequestParameters) -> str | None:
+        """Return what tells a request from others; `None` if nothing is kept."""
+        if not self._meter.keeps_calls:
+            return None
+        asked = [self.wrapped.model_id, _sent(_parts(messages)), _told(parameters)]
+        return hashlib.blake2b(to_json(asked), digest_size=16).hexdigest()
+
+    def _recall(self, key: str | None) -> ModelResponse | None:
+        kept = None if key is None else self._meter.recall(key)
+        if kept is None:
+            return None
+        (response,) = ModelMessagesTypeAdapter.validate_json(kept)
+        assert isinstance(response, ModelResponse), "nothing else is kept under the key of a request"
+        return response
+
+    async def _keep(self, key: str | None, response: ModelResponse, used: tuple[Decimal, int]) -> None:
+        if key is not None:
+            await self._meter.keep(key, ModelMessagesTypeAdapter.dump_json([response]).decode(), *used)
 
     async def _reserve(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
@@ -165,19 +199,53 @@ class Metered(AbstractCapability[Any]):
         """Return the model as one that is metered."""
         return MeteredModel(model, self._meter)
 
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Awaitable[Any]],
+    ) -> Any:
+        """Run a tool, unless what it gave is known from before the run was killed."""
+        if not self._meter.keeps_calls:
+            return await handler(args)
+        key = f"tool {call.tool_name} {call.tool_call_id}"
+        kept = self._meter.recall(key)
+        if is_dict(kept):
+            return kept["gave"]
+        gave = await handler(args)
+        try:
+            written = to_jsonable_python(gave)
+        except PydanticSerializationError as error:
+            _log.warning("what the tool %r gave is not kept: %s", call.tool_name, error)
+            return gave
+        await self._meter.keep(key, {"gave": written}, ZERO, 0)
+        return gave
+
 
 def _most_input_tokens(messages: list[ModelMessage], parameters: ModelRequestParameters) -> int:
     """Return a number of tokens that a request does not pass.
 
     A token stands for at least one byte of text; to that comes what providers add around each part and for tools.
     """
-    parts = [
-        part for message in ModelMessagesTypeAdapter.dump_python(messages, mode="json") for part in message["parts"]
-    ]
-    told = _sent(json.loads(to_json(parameters, fallback=repr)))
+    parts = _parts(messages)
     tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
     added = _ADDED_TO_REQUEST + _ADDED_TO_PART * len(parts) + (_ADDED_FOR_TOOLS if tools else 0)
-    return added + len(to_json(_sent(parts))) + len(to_json(told))
+    return added + len(to_json(_sent(parts))) + len(to_json(_told(parameters)))
+
+
+def _parts(messages: list[ModelMessage]) -> list[Any]:
+    """Return all parts of messages as JSON has them."""
+    return [
+        part for message in ModelMessagesTypeAdapter.dump_python(messages, mode="json") for part in message["parts"]
+    ]
+
+
+def _told(parameters: ModelRequestParameters) -> Any:
+    """Return what a model is told of tools, output and instructions, as JSON has it."""
+    return _sent(json.loads(to_json(parameters, fallback=repr)))
 
 
 def _sent(value: Any) -> Any:
@@ -219,14 +287,17 @@ def _was_never_sent(error: BaseException) -> bool:
     return False
 
 
-def _settle(reservation: Reservation, call: _ModelCall, usage: RequestUsage, details: Mapping[str, Any] | None) -> None:
-    """Charge what the provider says it used; all that was reserved if it does not say."""
+def _settle(reservation: Reservation, call: _ModelCall, response: ModelResponse) -> tuple[Decimal, int]:
+    """Charge what the provider says it used, all that was reserved if it does not say; return what was charged."""
+    usage = response.usage
     if not usage.input_tokens and not usage.output_tokens:
         reservation.lose()
-        return
-    variant = {name: value for name, value in (details or {}).items() if isinstance(value, str)}
+        return reservation.bound.cost, reservation.bound.tokens
+    variant = {name: value for name, value in (response.provider_details or {}).items() if isinstance(value, str)}
     cost = ZERO if call.price is None else call.price.cost(_token_usage(usage), datetime.now(UTC), variant=variant)
-    reservation.settle(cost, usage.input_tokens + usage.output_tokens)
+    tokens = usage.input_tokens + usage.output_tokens
+    reservation.settle(cost, tokens)
+    return cost, tokens
 
 
 def _token_usage(usage: RequestUsage) -> TokenUsage:

@@ -112,7 +112,7 @@ def _damaged(entry: JournalEntry, run_id: str) -> StateCorruptedError:
     )
 
 
-_KINDS = ("note", "held", "spent", "asked", "answer", "done")
+_KINDS = ("note", "held", "call", "spent", "asked", "answer", "done")
 """The kinds of entries of one step: what comes later says more of how it stands."""
 
 
@@ -135,7 +135,7 @@ def _fill(node: StoredStep, entry: JournalEntry) -> None:
     match entry.kind:
         case "done":
             _take_result(node, data["result"])
-        case "held":
+        case "held" | "call":
             node.cost = add_usd(node.cost, Decimal(data["v"]["cost"]["v"]))
             node.tokens += data["v"]["tokens"]
         case "spent":

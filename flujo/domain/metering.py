@@ -6,7 +6,7 @@ settles the reservation to what the call did use; so the limits around the step 
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 from flujo.domain.money import ZERO
 
@@ -123,6 +123,29 @@ class Meter(Protocol):
     @property
     def min_output_tokens(self) -> int:
         """The fewest output tokens that an answer is worth asking for."""
+        ...
+
+    @property
+    def keeps_calls(self) -> bool:
+        """Whether what calls give is kept, so that `recall` may find it."""
+        ...
+
+    def recall(self, key: str) -> Any | None:
+        """Return what a call of this key gave, if an attempt at the step made it before the run was killed.
+
+        It is charged as it was then; it need not be made again. `None` if there was none.
+        """
+        ...
+
+    async def keep(self, key: str, value: Any, cost: Decimal, tokens: int) -> None:
+        """Keep what a call gave that was settled, so that it is not made again if the run is killed now.
+
+        Args:
+            key: Tells the call from other calls; the same whenever the attempt is made again.
+            value: What it gave, as JSON has it.
+            cost: US dollars that it was charged, exact.
+            tokens: Tokens that it was charged.
+        """
         ...
 
     async def reserve(self, call: BoundedCall) -> Reservation:

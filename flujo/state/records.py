@@ -23,11 +23,12 @@ from flujo.domain.results import RunStatus
 StoredStatus = RunStatus | Literal["running"]
 """How a stored run stands; `running` until it ended in some way."""
 
-EntryKind = Literal["done", "note", "spent", "held", "asked", "answer"]
+EntryKind = Literal["done", "note", "spent", "held", "call", "asked", "answer"]
 """What an entry of a journal says of a step.
 
 `done`: it finished, with this result. `note`: it stands here. `spent`: it paid this and did not finish.
-`held`: it may have paid this in an attempt that did not come to an end.
+`held`: it may have paid this in an attempt that did not come to an end. `call`: this is what a call gave that an
+attempt made which did not come to an end.
 `asked`: it waits for a person. `answer`: this is what the person said, which is kept as long as the run.
 """
 
@@ -78,7 +79,7 @@ def read_text(stored: str) -> str:
 
 @dataclass(slots=True)
 class JournalEntry:
-    """What a run knows of one of its steps; a step has one entry of each kind at the most.
+    """What a run knows of one of its steps; a step has one entry of each kind at the most, but for calls.
 
     Attributes:
         number: Its own in the run; what was written later has a higher one.

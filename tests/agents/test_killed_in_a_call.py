@@ -5,6 +5,7 @@ By default 30 processes are killed in each store; `--long` kills 300.
 
 import asyncio
 import random
+import signal
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 
 from flujo.agents.prices import reset_prices
 from flujo.domain.results import UNCERTAIN
-from tests.agents.dying import ask_all, start
+from tests.agents.dying import ask_all, look_things_up, start, start_looking
 from tests.postgres import PostgresServer
-from tests.providers.server import Gate, Held, Provider, Slow, Text
+from tests.providers.server import Answer, Gate, Held, Provider, ReceivedRequest, Slow, Text, ToolCalls
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -79,3 +80,53 @@ def test_however_often_a_run_is_killed_its_limit_holds(
     assert result.status in ("completed", "stopped")
     assert provider.total_usd <= result.total_cost <= Decimal(str(limit))
     assert any(UNCERTAIN in step.metadata_ for step in result.step_history), "no process was killed within a call"
+
+
+def _looks_thrice(request: ReceivedRequest) -> Text | ToolCalls:
+    """Call the tool with the next number, and end after the third."""
+    found = sum(message["role"] == "tool" for message in request.body["messages"])
+    return Text("all found") if found == 3 else ToolCalls([("look", f'{{"number": {found + 1}}}')])
+
+
+@pytest.mark.parametrize("kill_at", [f"{when} {number}" for number in (1, 2, 3) for when in ("before", "after")])
+def test_an_agent_that_is_killed_repeats_no_request_and_no_tool(
+    provider: Provider, database: Path | str, tmp_path: Path, kill_at: str
+) -> None:
+    """Of four requests and three calls of a tool only the one in flight at the kill is made again."""
+    provider.script(_looks_thrice)
+    effects = tmp_path / "effects"
+    process = start_looking(database, provider.base_url, effects, kill_at)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+    result = asyncio.run(look_things_up(database, provider.base_url, effects, None))
+
+    when, number = kill_at.split()
+    repeated = [number] if when == "after" else []
+    assert sorted(effects.read_text().split()) == sorted(["1", "2", "3", *repeated])
+    assert (result.output, len(provider.requests)) == ("all found", 4)
+    assert result.total_cost == provider.total_usd
+
+
+def test_a_request_in_flight_at_a_kill_is_the_only_one_made_again(
+    provider: Provider, database: Path | str, tmp_path: Path
+) -> None:
+    """What it may have cost counts, and the answers that came before are not paid for again."""
+    gate, effects = Gate(), tmp_path / "effects"
+
+    def hold_the_third(request: ReceivedRequest) -> Answer:
+        return Held(_looks_thrice(request), gate) if request.number == 3 else _looks_thrice(request)
+
+    provider.script(hold_the_third)
+    process = start_looking(database, provider.base_url, effects, None)
+    provider.wait_arrived(3)
+    process.kill()
+    process.join()
+    gate.open()
+
+    result = asyncio.run(look_things_up(database, provider.base_url, effects, None))
+
+    assert effects.read_text().split() == ["1", "2", "3"]
+    assert (result.output, len(provider.requests)) == ("all found", 5)
+    answered = sum((billed.cost_usd for billed in provider.bill), Decimal(0)) - provider.bill[2].cost_usd
+    assert result.total_cost == answered + result.step_history[0].metadata_[UNCERTAIN]

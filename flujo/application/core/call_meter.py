@@ -10,7 +10,7 @@ from typing import Any
 from flujo.application.core.frame import DurableRun, ExecutionFrame
 from flujo.domain.agents import Answer
 from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
-from flujo.domain.money import ZERO, add_usd
+from flujo.domain.money import ZERO, add_usd, subtract_usd
 from flujo.exceptions import RefusedCallError
 
 
@@ -35,6 +35,8 @@ class CallMeter:
     part_cost: Decimal = ZERO
     part_tokens: int = 0
     _task: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
+    _kept_cost: Decimal = ZERO  # of calls that the store has by themselves
+    _kept_tokens: int = 0
     _whole: Reservation | None = None
     _open: list["_MeteredReservation"] = field(default_factory=list["_MeteredReservation"])
 
@@ -76,13 +78,45 @@ class CallMeter:
             await self._keep(self._frame.scope.durable, reservation)
         return reservation
 
-    async def _keep(self, durable: DurableRun, reservation: "_MeteredReservation") -> None:
-        """Let the store know what may be paid, before it is: whoever is killed cannot tell afterwards."""
-        cost, tokens = self.cost, self.tokens
+    @property
+    def keeps_calls(self) -> bool:
+        """Whether the run is stored."""
+        return self._frame.scope.durable is not None
+
+    def recall(self, key: str) -> Any | None:
+        """Return what a call gave that was made before the run was killed; see `Meter`."""
+        durable = self._frame.scope.durable
+        kept = None if durable is None else durable.recall_call(self._frame.path, key)
+        if kept is None:
+            return None
+        value, cost, tokens = kept
+        self.is_used = True
+        self._count_kept(cost, tokens)
+        self.add(cost, tokens)
+        return value
+
+    async def keep(self, key: str, value: Any, cost: Decimal, tokens: int) -> None:
+        """Keep what a call gave; see `Meter`."""
+        durable = self._frame.scope.durable
+        if durable is None:
+            return
+        self._count_kept(cost, tokens)
+        await durable.keep_call(self._frame.path, key, value, (cost, tokens), self._held())
+
+    def _count_kept(self, cost: Decimal, tokens: int) -> None:
+        self._kept_cost, self._kept_tokens = add_usd(self._kept_cost, cost), self._kept_tokens + tokens
+
+    def _held(self) -> tuple[Decimal, int]:
+        """Return what the attempt may have paid at the most, but for the calls that the store has."""
+        cost, tokens = subtract_usd(self.cost, self._kept_cost), self.tokens - self._kept_tokens
         for each in self._open:
             cost, tokens = add_usd(cost, each.bound.cost), tokens + each.bound.tokens
+        return cost, tokens
+
+    async def _keep(self, durable: DurableRun, reservation: "_MeteredReservation") -> None:
+        """Let the store know what may be paid, before it is: whoever is killed cannot tell afterwards."""
         try:
-            await durable.hold(self._frame.path, cost, tokens)
+            await durable.hold(self._frame.path, *self._held())
         except BaseException:
             reservation.release()  # the call is not made
             raise

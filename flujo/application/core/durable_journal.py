@@ -77,6 +77,16 @@ class _Held:
 
 
 @dataclass(slots=True, frozen=True)
+class _Call:
+    """What a call of an attempt gave that did not come to an end."""
+
+    key: str
+    value: Any
+    cost: Decimal
+    tokens: int
+
+
+@dataclass(slots=True, frozen=True)
 class _Said:
     """What a person said to a step, and the step whose context it is kept in."""
 
@@ -128,6 +138,8 @@ class DurableJournal(StateManager):
         self._done: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, _Spent] = {}
         self._lost: dict[str, _Held] = {}  # in flight when the run ended
+        self._calls: dict[str, list[tuple[int, _Call]]] = {}  # that an attempt under way then had made, by number
+        self._made_calls: dict[str, list[int]] = {}  # that are part of the attempt under way now
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
         self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # context before and now
         self._said: list[_Said] = []
@@ -146,7 +158,8 @@ class DurableJournal(StateManager):
     def spent_within(self, path: StepPath = ()) -> tuple[Decimal, int]:
         """Return the dollars and tokens that steps at `path` and below spent without finishing."""
         cost, tokens = ZERO, 0
-        unfinished: list[tuple[str, _Spent | _Held]] = [*self._spent.items(), *self._lost.items()]
+        unfinished: list[tuple[str, _Spent | _Held | _Call]] = [*self._spent.items(), *self._lost.items()]
+        unfinished += [(written, call) for written, calls in self._calls.items() for _, call in calls]
         for written, each in unfinished:
             if read_path(written)[: len(path)] == path:
                 cost, tokens = add_usd(cost, each.cost), tokens + each.tokens
@@ -215,6 +228,8 @@ class DurableJournal(StateManager):
                         self._changed[path] = spent.changed
                 case "held":
                     self._lost[entry.path] = self._decoded(data)
+                case "call":
+                    self._calls.setdefault(entry.path, []).append((entry.number, self._decoded(data)))
                 case "answer":
                     self._note_said(path, self._decoded(data))
                 case "asked" | "note":
@@ -349,8 +364,12 @@ class DurableJournal(StateManager):
         contexts = self._at_work.get(path) if result.success else self._at_work.pop(path, None)
         change = context_change(*contexts) if contexts is not None and result.success else None
         spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change)
-        self._let_go(written_path(path))
-        await self._put(written_path(path), "spent", self._codec.encode(spent))
+        written = written_path(path)
+        self._let_go(written)
+        for number in self._made_calls.pop(written, ()):
+            self._frontier.drop_call(written, number)
+            self._remove(number)
+        await self._put(written, "spent", self._codec.encode(spent))
 
     async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
         """Store what the attempt at a step that is under way may have paid, before it pays it."""
@@ -359,6 +378,39 @@ class DurableJournal(StateManager):
         held = _Held(add_usd(cost, lost.cost), tokens + lost.tokens)
         await self._put(written, "held", self._codec.encode(held))
 
+    def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
+        """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed.
+
+        Each is returned once; `None` if there is none of this key.
+        """
+        written = written_path(path)
+        calls = self._calls.get(written, ())
+        for position, (number, call) in enumerate(calls):
+            if call.key == key:
+                del self._calls[written][position]
+                self._made_calls.setdefault(written, []).append(number)
+                return call.value, call.cost, call.tokens
+        return None
+
+    async def keep_call(
+        self, path: StepPath, key: str, value: Any, used: tuple[Decimal, int], held: tuple[Decimal, int]
+    ) -> None:
+        """Store what a call gave and used, and what the attempt may still pay besides, in dollars and tokens.
+
+        Raises:
+            SerializationError: The value would not come back as it is.
+        """
+        written = written_path(path)
+        call = self._codec.encode(_Call(key, value, *used), "the result of a call")
+        self._let_go(written)
+        if held != (ZERO, 0):
+            lost = self._lost.get(written, _NOTHING_HELD)
+            self._add_held(written, _Held(add_usd(held[0], lost.cost), held[1] + lost.tokens))
+        entry = self._add(written, "call", to_json_text(call))
+        self._made_calls.setdefault(written, []).append(entry.number)
+        if not self._is_buffered:
+            await self._commit()
+
     def _let_go(self, written: str) -> None:
         """Let only those attempts count as unfinished that were when the run went on."""
         number = self._frontier.drop(written, "held")
@@ -366,7 +418,10 @@ class DurableJournal(StateManager):
             return
         self._remove(number)
         if (lost := self._lost.get(written)) is not None:
-            self._add(written, "held", to_json_text(self._codec.encode(lost)))
+            self._add_held(written, lost)
+
+    def _add_held(self, written: str, held: _Held) -> None:
+        self._add(written, "held", to_json_text(self._codec.encode(held)))
 
     def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
         """Return the attempts made at a step when the run ended in their midst, and what was wrong with the last.
@@ -383,6 +438,8 @@ class DurableJournal(StateManager):
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts
+        for _, call in self._calls.get(written_path(path), ()) if self._calls else ():
+            result.cost, result.token_counts = add_usd(result.cost, call.cost), result.token_counts + call.tokens
         if self._lost and (lost := self._lost.get(written_path(path))) is not None:
             result.cost, result.token_counts = add_usd(result.cost, lost.cost), result.token_counts + lost.tokens
             result.metadata_[UNCERTAIN] = add_usd(result.metadata_.get(UNCERTAIN, ZERO), lost.cost)
@@ -510,5 +567,5 @@ _NOTHING_HELD = _Held(ZERO, 0)
 _number = attrgetter("number")
 
 
-INTERNAL_TYPES = (Question, FellBack, _Spent, _Held, _Said)
+INTERNAL_TYPES = (Question, FellBack, _Spent, _Held, _Call, _Said)
 """What journals store besides values of the user's."""

@@ -170,6 +170,16 @@ class DurableRun(Protocol):
         """Keep what the attempt at a step that is under way may have paid, before it pays it."""
         ...
 
+    def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
+        """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed."""
+        ...
+
+    async def keep_call(
+        self, path: StepPath, key: str, value: Any, used: tuple[Decimal, int], held: tuple[Decimal, int]
+    ) -> None:
+        """Keep what a call gave and used, and what the attempt may still pay besides, in dollars and tokens."""
+        ...
+
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Keep what a step has spent so far without finishing."""
         ...

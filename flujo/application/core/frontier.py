@@ -21,14 +21,18 @@ class Frontier:
     _entries: dict[tuple[str, EntryKind], tuple[int, int]] = field(
         default_factory=dict[tuple[str, EntryKind], tuple[int, int]]
     )  # number and checksum
+    _calls: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])  # checksums by number
     _inner: dict[str, set[str]] = field(default_factory=dict[str, set[str]])  # paths that have entries at or below them
 
     def __len__(self) -> int:
         """Return how many entries there are."""
-        return len(self._entries)
+        return len(self._entries) + sum(map(len, self._calls.values())) if self._calls else len(self._entries)
 
     def put(self, entry: JournalEntry) -> int | None:
         """Let an entry count, and return the number of the one of its path and kind that counts no more."""
+        if entry.kind == "call":
+            self._put_call(entry)
+            return None
         key = (entry.path, entry.kind)
         replaced = self._entries.get(key)
         self._entries[key] = (entry.number, entry.checksum)
@@ -38,6 +42,11 @@ class Frontier:
             return replaced[0]
         self._add_path(entry.path)
         return None
+
+    def _put_call(self, entry: JournalEntry) -> None:
+        self._calls.setdefault(entry.path, {})[entry.number] = entry.checksum
+        self.head ^= entry.checksum
+        self._add_path(entry.path)
 
     def _add_path(self, path: str) -> None:
         while path:
@@ -66,6 +75,7 @@ class Frontier:
             or (path, "held") in entries
             or (path, "asked") in entries
             or (path, "note") in entries
+            or path in self._calls
         )
 
     def drop(self, path: str, kind: EntryKind) -> int | None:
@@ -76,6 +86,13 @@ class Frontier:
         self.head ^= gone[1]
         return gone[0]
 
+    def drop_call(self, path: str, number: int) -> None:
+        """Let the entry of a call count no more."""
+        calls = self._calls[path]
+        self.head ^= calls.pop(number)
+        if not calls:
+            del self._calls[path]
+
     def fold(self, path: str) -> list[int]:
         """Let the entries of a step and of all steps within it count no more, but answers; return their numbers."""
         numbers: list[int] = []
@@ -83,6 +100,9 @@ class Frontier:
         while waiting:
             current = waiting.pop()
             waiting.extend(self._inner.pop(current, ()))
+            for number, checksum in self._calls.pop(current, _NO_CALLS).items():
+                numbers.append(number)
+                self.head ^= checksum
             for kind in _FOLDED:
                 gone = self._entries.pop((current, kind), None)
                 if gone is not None:
@@ -93,3 +113,4 @@ class Frontier:
 
 
 _FOLDED: tuple[EntryKind, ...] = ("done", "note", "spent", "held", "asked")
+_NO_CALLS: dict[int, int] = {}
