@@ -78,7 +78,7 @@ async def _handle_router_step(core: ExecutorCore, step: RouterStep[Any], frame: 
             status="failed",
             feedback=f"the router named {', '.join(map(repr, unknown))}; the branches are {known}",
         )
-    if names and frame.scope.control.halt is not None:
+    if names and frame.scope.control.halt is not None and not frame.was_at_work():
         return halted(frame)
     branches = [step.branch(name, frame.data) for name in names]
     run = BranchRun(core, frame, branches, step.policy)

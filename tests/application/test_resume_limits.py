@@ -171,12 +171,23 @@ async def test_hooks_hear_how_each_part_ends() -> None:
     assert statuses == ["paused", "completed"]
 
 
+class _Picks:
+    """A router that always names one branch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def run(self, data: Any) -> str:
+        return self.name
+
+
 @pytest.mark.parametrize("is_stored", [False, True], ids=["in memory", "stored"])
 async def test_what_waits_beside_a_breach_keeps_what_it_paid(*, is_stored: bool) -> None:
     """The error has what was paid in every branch, those too that did not get to go on."""
     dear = ask("dear?") >> paid_step("dear", 0.5)
     cheap = paid_step("cheap", 0.25) >> ask("cheap?") >> paid_step("never", 0.1)
-    both = Step.parallel("both", {"dear": dear, "cheap": cheap, "asks": paid_step("first", 0.25) >> ask("asks?")})
+    routed = Step.dynamic_parallel_branch("routed", _Picks("asks"), {"asks": paid_step("first", 0.25) >> ask("asks?")})
+    both = Step.parallel("both", {"dear": dear, "cheap": cheap, "routed": routed})
     backend = InMemoryBackend() if is_stored else None
     runner = Flujo(both, usage_limits=UsageLimits(total_cost_usd_limit=0.75), state_backend=backend)
     result = await runner.run_async("x", run_id="run")
