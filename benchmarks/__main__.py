@@ -1,10 +1,12 @@
 """Runs every measurement, one after the other, and prints what each prints."""
 
-from benchmarks import durable, import_time, memory, speed
+from benchmarks import durable, import_time, memory, reservations, speed
 
 speed.main()
 print()
 durable.main()
+print()
+reservations.main()
 print()
 import_time.main()
 print()

@@ -316,7 +316,8 @@ def _miss_price(model: str, *, is_needed: bool) -> None:
     if is_needed:
         raise PricingNotConfiguredError(
             f"no price is known for the model {model!r}, so a limit in dollars cannot hold; "
-            f"give it one with set_price({model!r}, input_usd_per_mtok=..., output_usd_per_mtok=...)",
+            f"give it one with set_price({model!r}, input_usd_per_mtok=..., output_usd_per_mtok=...), or in the table "
+            "[prices] of flujo.toml",
             model=model,
         )
     _warn_once(model)
