@@ -3,6 +3,7 @@
 Imported only once an agent of pydantic-ai is run, because pydantic-ai takes a second to import.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext, ToolDefinition
@@ -196,7 +198,11 @@ class Metered(AbstractCapability[Any]):
         self._meter = meter
 
     def get_wrapper_model(self, model: Model) -> Model:
-        """Return the model as one that is metered."""
+        """Return the model as one that is metered; of several models that stand in for each other, each is."""
+        if isinstance(model, FallbackModel):
+            metered = copy.copy(model)
+            metered.models = [self.get_wrapper_model(each) for each in model.models]
+            return metered
         return MeteredModel(model, self._meter)
 
     async def wrap_tool_execute(

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ImageUrl
 from pydantic_ai.models import Model
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -193,6 +194,20 @@ async def test_an_http_error_costs_nothing_and_is_tried_again(
     assert (result.output, result.step_history[0].attempts) == ("fine", 2)
     assert len(provider.requests) == 2
     assert result.total_cost == provider.total_usd
+
+
+async def test_models_that_stand_in_for_each_other_are_charged_each(provider: Provider, model: Model[Any]) -> None:
+    """The first one that answers is the one that is paid."""
+    provider.price("spare", input_usd_per_mtok=1, output_usd_per_mtok=2)
+    set_price("openai:spare", input_usd_per_mtok=1, output_usd_per_mtok=2)
+    assert isinstance(model, OpenAIChatModel)
+    spare = OpenAIChatModel("spare", provider=OpenAIProvider(openai_client=model.client))
+    provider.script(HttpError(503), Text("fine"))
+
+    result = await _run(Step("ask", Agent(FallbackModel(model, spare))), limit=1)
+
+    assert [request.model for request in provider.requests] == ["model", "spare"]
+    assert (result.output, result.total_cost) == ("fine", provider.total_usd)
 
 
 async def test_retry_after_is_heeded(provider: Provider, model: Model[Any]) -> None:
