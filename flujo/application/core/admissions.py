@@ -100,7 +100,7 @@ class Admissions:
     A later call overtakes an earlier one only if no limit concerns both.
     """
 
-    _queue: list[_Waiting] = field(default_factory=list[_Waiting])
+    _queue: dict[_Waiting, None] = field(default_factory=dict[_Waiting, None])  # in order; leaving it takes no search
 
     async def admit(self, call: BoundedCall, levels: Sequence[Level]) -> HeldReservation:
         """Set aside what a call may use on all levels, once it fits.
@@ -116,7 +116,8 @@ class Admissions:
         if not self._queue and (held := self._try(call, levels, limited)) is not None:
             return held
         admitted: asyncio.Future[HeldReservation] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(call, levels, limited, admitted))
+        waiting = _Waiting(call, levels, limited, admitted)
+        self._queue[waiting] = None
         self.serve()
         try:
             return await admitted
@@ -125,7 +126,7 @@ class Admissions:
                 admitted.result().release()  # it was admitted and cancelled in one turn of the loop
             raise
         finally:
-            self._queue = [waiting for waiting in self._queue if waiting.admitted is not admitted]
+            del self._queue[waiting]
             self.serve()
 
     def serve(self) -> None:
