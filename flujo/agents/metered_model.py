@@ -168,10 +168,9 @@ class MeteredModel(WrapperModel):
             _miss_price(f"{model.system}:{model.model_name}", is_needed=self._meter.has_usd_limit)
         if self._meter.has_limit:
             _refuse_unbounded(messages)
-        effective = merge_model_settings(model.settings, settings) or ModelSettings()
         call = _ModelCall(
             input_tokens=_most_input_tokens(messages, parameters),
-            max_output_tokens=effective["max_tokens"] if "max_tokens" in effective else DEFAULT_MAX_TOKENS,  # noqa: SIM401 - `get` has no type that is wholly known
+            max_output_tokens=_max_tokens(model, settings),
             min_output_tokens=self._meter.min_output_tokens,
             price=price,
         )
@@ -229,6 +228,14 @@ class Metered(AbstractCapability[Any]):
             return gave
         await self._meter.keep(key, {"gave": written}, ZERO, 0)
         return gave
+
+
+def _max_tokens(model: Model, settings: ModelSettings | None) -> int:
+    """Return the most output tokens that the user lets a request have."""
+    merged = merge_model_settings(model.settings, settings)
+    if merged is not None and "max_tokens" in merged:
+        return merged["max_tokens"]
+    return DEFAULT_MAX_TOKENS
 
 
 def _most_input_tokens(messages: list[ModelMessage], parameters: ModelRequestParameters) -> int:
