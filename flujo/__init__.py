@@ -13,6 +13,7 @@ from flujo.application.runner import Flujo
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.sqlite import SQLiteCache
 from flujo.domain.agents import adapt_agents_of
+from flujo.domain.cost_ceiling import Ceiling, CostCeiling
 from flujo.domain.models import (
     AppResources,
     BranchFailureStrategy,
@@ -134,9 +135,11 @@ __all__ = [
     "BaseStep",
     "BaseValidator",
     "BranchFailureStrategy",
+    "Ceiling",
     "ConfigurationError",
     "ContextInheritanceError",
     "ContextUpdateError",
+    "CostCeiling",
     "DummyPlugin",
     "ExecutionFrame",
     "ExecutorCore",

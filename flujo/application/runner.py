@@ -28,11 +28,13 @@ from flujo.application.pipeline_run import PipelineRun
 from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
 from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
+from flujo.domain.cost_ceiling import CostCeiling
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.money import ZERO
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, alternatives, mismatch
 from flujo.domain.results import PipelineResult, Waiting
+from flujo.domain.step import AgentStep
 from flujo.domain.type_compatibility import accepts
 from flujo.exceptions import (
     AnswerRejectedError,
@@ -40,6 +42,7 @@ from flujo.exceptions import (
     FlujoError,
     PipelineAbortSignal,
     StateError,
+    UnboundedCallError,
     UsageLimitExceededError,
 )
 from flujo.state.backend import StateBackend
@@ -348,6 +351,10 @@ class Flujo(Generic[InT, OutT]):
         made._is_store_optional = is_store_optional or self._is_store_optional
         return made
 
+    def cost_ceiling(self) -> CostCeiling:
+        """Return what a run can cost at the most under the limits of this runner; see `BaseStep.cost_ceiling`."""
+        return self.pipeline.cost_ceiling(usage_limits=self._usage_limits)
+
     def check(self) -> None:
         """Check the pipeline against the context model, once; a run does it before its first step.
 
@@ -360,6 +367,7 @@ class Flujo(Generic[InT, OutT]):
             for wall in _plain_walls(self.pipeline):
                 wall.check_context(report, self.context_model, None, given=())
             report.raise_first()
+            _refuse_unbounded(self.pipeline, self._usage_limits)
             self._has_step_limits = any(step.usage_limits is not None for step in self.pipeline.walk())
             self._is_checked = True
 
@@ -625,3 +633,15 @@ def _run_id_among(given: Mapping[str, Any]) -> str | None:
     """Return the run's identity if the fields of its context name one, so that the run has only one."""
     run_id = given.get("run_id")
     return run_id if isinstance(run_id, str) else None
+
+
+def _refuse_unbounded(step: BaseStep[Any, Any], limits: UsageLimits | None) -> None:
+    """Raise if a strict limit stands above an agent of which nobody knows what it can cost."""
+    limited = [step] if limits is not None and limits.strict else []
+    limited += [each for each in step.walk() if each.usage_limits is not None and each.usage_limits.strict]
+    for each in (inner for outer in limited for inner in outer.walk()):
+        if isinstance(each, AgentStep) and not each.is_bounded:
+            raise UnboundedCallError(
+                f"{each.describe()} is under a strict limit, and its agent may report any cost; give it "
+                "max_cost_usd, or an agent that answers with a type that reports none, such as str"
+            )

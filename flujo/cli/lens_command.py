@@ -16,7 +16,7 @@ from flujo.cli.lens_tables import run_header, runs_lines, stats_tables, steps_ta
 from flujo.cli.parameters import Count, FreeText
 from flujo.cli.stored_steps import failed_steps, stored_steps, waiting_steps
 from flujo.cli.stores import closed_at_end, existing_database, resume_command, stored_record
-from flujo.cli.terminal import OutputConsole, ResultStream, one_line, say
+from flujo.cli.terminal import ResultStream, one_line, say, table_console
 from flujo.state.records import RunQuery, StoredRun, StoredStatus
 from flujo.state.sqlite import SQLiteBackend
 
@@ -27,7 +27,6 @@ lens = App(
 StateDb = Annotated[FreeText, Parameter(metavar="PATH")]
 Moment = Annotated[FreeText, Parameter(metavar="TIME")]
 
-_UNSEEN_WIDTH = 160
 _MOST_REASONS = 5
 _AGO = re.compile(r"(\d+)\s*(s|min|h|d|w)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -66,7 +65,7 @@ def list_runs(
     if not shown:
         say("no runs are stored here" if query == RunQuery(limit=limit + 1) else "no such runs are stored here")
         return
-    lines = runs_lines(shown, now=datetime.now(UTC), console=_console())
+    lines = runs_lines(shown, now=datetime.now(UTC), console=table_console())
     ResultStream(sys.stdout).write("".join(f"{line}\n" for line in lines))
     if is_more:
         say(f"the newest {limit}; --limit shows more")
@@ -86,7 +85,7 @@ def show(run: str, /, *, state_db: StateDb | None = None, json: bool = False) ->
     if json:
         _print_document(run_document(stored.record, steps))
         return
-    console = _console()
+    console = table_console()
     console.print(run_header(stored.record, now=datetime.now(UTC)), soft_wrap=True)
     console.print(steps_table(stored.record, steps, width=console.width))
     for step in failed_steps(steps)[:_MOST_REASONS]:
@@ -116,7 +115,7 @@ def trace(run: str, /, *, state_db: StateDb | None = None, json: bool = False) -
     if json:
         _print_document(trace_document(stored.record, steps))
     else:
-        console = _console()
+        console = table_console()
         console.print(trace_table(stored.record, steps, width=console.width))
 
 
@@ -156,19 +155,11 @@ def stats(
     if not pipelines:
         say("no such runs are stored here")
         return
-    console = _console()
+    console = table_console()
     for number, table in enumerate(stats_tables(pipelines, width=console.width)):
         if number:
             console.print()
         console.print(table)
-
-
-def _console() -> OutputConsole:
-    """Return where tables go; whatever reads them instead of a terminal gets them whole."""
-    console = OutputConsole()
-    if not console.is_terminal:
-        console.width = max(console.width, _UNSEEN_WIDTH)
-    return console
 
 
 def _load(run: str, state_db: str | None) -> StoredRun:

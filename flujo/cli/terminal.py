@@ -11,6 +11,7 @@ from typing_extensions import Buffer
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOST_ERROR_CHARACTERS = 1000
+_UNSEEN_WIDTH = 160
 
 
 class ErrorConsole(Console):
@@ -25,6 +26,14 @@ class OutputConsole(Console):
 
     def __init__(self) -> None:
         super().__init__(highlight=False, markup=False, emoji=False)
+
+
+def table_console() -> OutputConsole:
+    """Return where tables go; whatever reads them instead of a terminal gets them whole."""
+    console = OutputConsole()
+    if not console.is_terminal:
+        console.width = max(console.width, _UNSEEN_WIDTH)
+    return console
 
 
 class ResultStream:

@@ -12,11 +12,11 @@ import operator
 import reprlib
 import types
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from numbers import Real
-from typing import Annotated, Any, Generic, Protocol, TypeVar, Union, runtime_checkable
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, Union, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -256,6 +256,7 @@ class AgentCall(Generic[InT, OutT]):
         context_type: The annotation of its `context`, `Any` if there is none.
         is_coroutine: Whether `run` always gives an awaitable.
         is_metered: Whether the agent reserves by itself what its calls may cost.
+        may_report_cost: Whether an answer may report a cost that was not reserved, as far as its type is declared.
     """
 
     run: Callable[..., Any] | None
@@ -268,6 +269,7 @@ class AgentCall(Generic[InT, OutT]):
     context_type: Any
     is_coroutine: bool
     is_metered: bool
+    may_report_cost: bool
 
     @classmethod
     def of(cls, agent: object, step_name: str) -> "AgentCall[Any, Any]":
@@ -302,6 +304,11 @@ class AgentCall(Generic[InT, OutT]):
             context_type=hints.get("context", Any),
             is_coroutine=inspect.iscoroutinefunction(run),
             is_metered="meter" in keywords | stream_keywords,
+            may_report_cost=any(
+                _may_report_cost(_type_hints(each).get("return", Any))
+                for each, asked in ((run, keywords), (stream, stream_keywords))
+                if each is not None and "meter" not in asked
+            ),
         )
 
     @property
@@ -450,6 +457,28 @@ def _may_be_unpacked(annotation: Any) -> bool:
         return False
     names = {name for base in cls.__mro__ for name in _attributes(base)}
     return "output" in names and not names.isdisjoint(("cost_usd", "token_counts", "usage"))
+
+
+def _may_report_cost(annotation: Any) -> bool:
+    """Return whether an answer or a chunk of a declared type may say what it cost, as `read_answer` reads it."""
+    members, arguments = _union_members(annotation), typing.get_args(annotation)
+    if len(members) > 1:
+        return any(map(_may_report_cost, members))
+    cls = typing.get_origin(annotation) or annotation
+    if cls is Annotated:
+        return _may_report_cost(arguments[0])
+    if not inspect.isclass(cls) or cls in (Any, object, BaseModel):
+        return cls is not Literal
+    if cls in _NO_COST_REPORT or typing.is_typeddict(cls):
+        return False
+    if issubclass(cls, Awaitable):
+        return _may_report_cost(arguments[-1] if arguments else Any)
+    if issubclass(cls, (AsyncIterable, Iterator)):
+        return _may_report_cost(arguments[0] if arguments else Any)
+    if issubclass(cls, BaseModel) and cls.model_config.get("extra") == "allow":
+        return True
+    named = {name for base in cls.__mro__ if base is not BaseModel for name in _attributes(base)}
+    return not named.isdisjoint(("cost_usd", "token_counts", "usage", "__getattr__"))
 
 
 def _attributes(cls: type) -> Iterable[str]:

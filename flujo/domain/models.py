@@ -122,6 +122,8 @@ class UsageLimits(BaseModel):
     mode: Literal["hard", "after"] = "hard"
     """Whether calls of which it is known what they can cost are reserved before they are made, so that the limit holds
     at every moment, or only what was spent is checked after each step."""
+    strict: bool = False
+    """Whether steps are refused, before the run begins, of which nobody knows what they can cost."""
     min_output_tokens: Annotated[int, Field(ge=1)] = 16
     """The fewest output tokens that an answer is worth asking for when little is left."""
 
@@ -133,6 +135,7 @@ class UsageLimits(BaseModel):
             total_cost_usd_limit: Decimal | float | None = None,
             total_tokens_limit: int | None = None,
             mode: Literal["hard", "after"] = "hard",
+            strict: bool = False,
             min_output_tokens: int = 16,
         ) -> None: ...
 

@@ -26,6 +26,9 @@ add_usd = _EXACT.add
 subtract_usd = _EXACT.subtract
 """The exact difference of two amounts."""
 
+multiply_usd = _EXACT.multiply
+"""The exact product of an amount and a number."""
+
 
 def exact_usd(amount: Decimal | float | int) -> Decimal:
     """Return an amount of dollars as an exact decimal.

@@ -9,6 +9,7 @@ from typing import Any, Generic, NoReturn, Self, Union, cast
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from flujo.domain.cost_ceiling import Ceiling, CostCeiling, ceiling_of
 from flujo.domain.models import UsageLimits
 from flujo.domain.results import PipelineResult
 from flujo.domain.type_compatibility import fits, type_name
@@ -181,6 +182,39 @@ class BaseStep(Generic[InT, OutT]):
         """Return the inner steps, each with its part of the path, such as `("branch:legal", pipeline)`."""
         return ()
 
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return what one execution of this step can cost at the most, without its fallback and its limits.
+
+        A kind of step of your own is unbounded until it says: `return Ceiling.sum_of(inner, "its steps")`, say, if
+        its handler runs each of its children once and charges nothing itself.
+
+        Args:
+            inner: What one execution of each of the `children` can cost, in their order.
+        """
+        del inner  # nobody knows how often a handler runs them
+        why = f"what a {type(self).__name__} can cost is not known; let its class say it in own_ceiling"
+        return Ceiling.none(why, is_reserved=False)
+
+    def cost_ceiling(self, *, usage_limits: UsageLimits | None = None) -> CostCeiling:
+        """Return what a run of this step can cost at the most, without running anything.
+
+        A sequence adds, and so do parallel branches; of branches the dearest counts; loops, refinements and maps
+        multiply by their bounds, retries by the attempts; a fallback comes on top.
+        A hard limit in dollars bounds what reserves before it spends: calls of models, agents that ask for `meter`,
+        and steps with `max_cost_usd`.
+        A function whose declared answer cannot report a cost counts as costing nothing; any other is unbounded without
+        `max_cost_usd`.
+
+        It is as true as what it is told: that no attempt costs more than `max_cost_usd`, that types are what is
+        answered, that a function of such a type raises no error that reports a cost, that an agent with a `meter`
+        reserves what it spends, and that a provider bills no more than was reserved.
+        A run that goes on after it failed or was killed may try again what it had paid for, which is not in it.
+
+        Args:
+            usage_limits: The limits of the run, as given to `Flujo`.
+        """
+        return ceiling_of(self, usage_limits)
+
     def walk(self) -> Iterator["BaseStep[Any, Any]"]:
         """Yield this step and all steps within it, fallbacks included, outer steps first."""
         waiting: list[BaseStep[Any, Any]] = [self]  # no recursion: whoever nests too deep is told so, and how deep
@@ -313,6 +347,10 @@ class Pipeline(BaseStep[InT, OutT]):
         """Return the steps, each with its position."""
         return tuple((str(position), step) for position, step in enumerate(self.steps))
 
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return the sum over the steps."""
+        return Ceiling.sum_of(inner, f"{len(inner)} steps" if len(inner) > 1 else "")
+
     @property
     def touches_context(self) -> bool:
         """A pipeline itself does not; its steps may."""
@@ -384,6 +422,10 @@ class SubPipelineStep(BaseStep[InT, "PipelineResult[OutT]"], Generic[InT, OutT])
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the pipeline."""
         return (("pipeline", self.pipeline),)
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of the pipeline."""
+        return Ceiling.sum_of(inner, "its pipeline")
 
     @property
     def may_change_context(self) -> bool:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from flujo.domain.agents import SETTINGS, AgentCall
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import UsageLimits
-from flujo.domain.money import exact_usd
+from flujo.domain.money import exact_usd, format_usd, multiply_usd
 from flujo.domain.pipeline import BaseStep, ValidationReport, mismatch
 from flujo.domain.policies import (
     AgentProcessors,
@@ -109,6 +110,11 @@ class AgentStep(BaseStep[InT, OutT]):
         return self._call
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether it is known, before an attempt or each of its calls, what that can cost at the most."""
+        return self.max_cost is not None or self._call is None or not self._call.may_report_cost
+
+    @property
     def touches_context(self) -> bool:
         """Whether the agent, or what stands around it, may read or change the context."""
         asks = self._call is not None and "context" in self._call.keywords
@@ -129,6 +135,32 @@ class AgentStep(BaseStep[InT, OutT]):
         self._agent = agent
         self._call: AgentCall[Any, Any] | None = call
         self.input_type, self.output_type = (call.input_type, call.output_type) if call else (Any, Any)
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return what all attempts can cost."""
+        attempts = 1 + self.config.max_retries
+        if self.max_cost is not None:
+            noun = "attempt" if attempts == 1 else "attempts"
+            usd = multiply_usd(self.max_cost, Decimal(attempts))
+            return Ceiling(usd=usd, basis=f"{attempts} {noun} of {format_usd(self.max_cost)}")
+        if self._call is None:
+            return Ceiling.none("it has no agent; give it one with Step(name, agent)", is_reserved=False)
+        if self.plugins and self.is_strict and attempts > 1:
+            why = "its plugins may redirect the next attempt to any agent; give it max_cost_usd, or max_retries=0"
+            return Ceiling.none(why, is_reserved=False)
+        if self._call.may_report_cost:
+            why = (
+                "its agent may report any cost; give the step max_cost_usd, or declare that the agent answers with a "
+                "type that reports none, such as str"
+            )
+            return Ceiling.none(why, is_reserved=False)
+        if self._call.is_metered:
+            why = (
+                "its agent may ask as often and as much as it likes; give the step max_cost_usd, or "
+                "usage_limits=UsageLimits(total_cost_usd_limit=...)"
+            )
+            return Ceiling.none(why, is_reserved=True)
+        return Ceiling.free("reports no cost")
 
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a missing agent, and what does not go with the run's context."""

@@ -7,7 +7,7 @@ Of identical steps that run at once one makes the call, and the others wait for 
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ from flujo.cache.definitions import definition_of
 from flujo.cache.keys import digest, fields_of
 from flujo.cache.single_flight import FLIGHTS, Ticket, Turn
 from flujo.cache.stored_types import StoredTypes, stored_types
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
@@ -60,6 +61,10 @@ class CachedStep(BaseStep[InT, OutT]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the inner step."""
         return (("cached", self.inner),)
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of the inner step: nothing may be remembered."""
+        return Ceiling.sum_of(inner, "if nothing is remembered")
 
     @property
     def touches_context(self) -> bool:

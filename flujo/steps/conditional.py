@@ -1,13 +1,14 @@
 """One branch of several, chosen by a key: the declaration and the handler."""
 
 import reprlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import UserFunctionError, call_user, conclude, describe_error, end_with
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult
@@ -65,6 +66,10 @@ class ConditionalStep(BaseStep[InT, OutT]):
         """Return the branches, and the default one as `default`."""
         ways = [(self.places[key], branch) for key, branch in self.branches.items()]
         return ways if self.default_branch is None else [*ways, ("default", self.default_branch)]
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of the dearest branch."""
+        return Ceiling.dearest_of(inner, f"the dearest of {len(inner)} branches" if len(inner) > 1 else "its branch")
 
 
 @dataclass(slots=True, frozen=True)

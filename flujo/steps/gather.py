@@ -6,6 +6,7 @@ from typing import Any
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import conclude
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError
@@ -25,6 +26,10 @@ class GatherStep(BaseStep[Mapping[str, Any], dict[str, Any]]):
             raise ConfigurationError(f"step {name!r}: wait_for is {wait_for!r}; give a list of at least one key")
         self.wait_for = tuple(wait_for)
         self.output_type = dict[str, Any]
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return nothing: nobody is asked."""
+        return Ceiling.free("asks nobody")
 
     @property
     def touches_context(self) -> bool:

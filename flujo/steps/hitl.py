@@ -1,5 +1,6 @@
 """Waiting for a person: the declaration and the handler."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
@@ -8,6 +9,7 @@ from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.pausing import take_answer, wait_for_person
 from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
 from flujo.exceptions import ConfigurationError
@@ -32,6 +34,10 @@ class HumanInTheLoopStep(BaseStep[Any, OutT]):
         self.message_for_user = message_for_user
         self.input_schema = input_schema
         self.output_type = Any if input_schema is None else input_schema
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return nothing: a person is asked."""
+        return Ceiling.free("waits for a person")
 
 
 def _check_schema(name: str, input_schema: Any) -> None:

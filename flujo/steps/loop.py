@@ -1,13 +1,14 @@
 """A body repeated until a condition holds: the declaration and the handler."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import call_user, conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport, check_flow
 from flujo.domain.results import StepResult
@@ -69,6 +70,10 @@ class LoopStep(BaseStep[InT, OutT]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the body."""
         return (("iteration", self.body),)
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of all iterations."""
+        return Ceiling.sum_of(inner, f"max_loops={self.max_loops}", times=self.max_loops)
 
     def check(self, report: ValidationReport, context_model: type | None) -> None:
         """Add a body whose output does not fit its own input."""

@@ -1,7 +1,8 @@
 """A pipeline once for each item: the declaration and the handler."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from types import GenericAlias
 from typing import Any, TypeVar
 
@@ -10,10 +11,11 @@ from pydantic import BaseModel
 from flujo.application.core.branches import Branch, BranchRun, MergeFunction
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport
 from flujo.domain.results import StepResult
-from flujo.steps.checks import check_fields, check_step
+from flujo.steps.checks import check_count, check_fields, check_step
 from flujo.steps.parallel import make_policy, merged_fields
 from flujo.utils.copying import copy_value
 from flujo.utils.narrowing import is_items
@@ -28,6 +30,7 @@ class MapStep(BaseStep[InT, list[OutT]]):
     Attributes:
         pipeline: What runs for each item.
         iterable_input: The context field with the items; `None` for the step's own input.
+        max_items: The most items; `None` for any number.
         policy: How the items run and what comes back.
     """
 
@@ -37,6 +40,7 @@ class MapStep(BaseStep[InT, list[OutT]]):
         pipeline_to_run: BaseStep[Any, OutT],
         *,
         iterable_input: str | None = None,
+        max_items: int | None = None,
         max_concurrency: int | None = 10,
         merge_strategy: MergeStrategy | MergeFunction = MergeStrategy.NO_MERGE,
         on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
@@ -45,7 +49,9 @@ class MapStep(BaseStep[InT, list[OutT]]):
         super().__init__(name, usage_limits=usage_limits)
         check_step(name, "pipeline_to_run", pipeline_to_run)
         self.pipeline = Pipeline.from_step(pipeline_to_run)
+        check_count(name, "max_items", max_items)
         self.iterable_input = iterable_input
+        self.max_items = max_items
         self.policy = make_policy(name, merge_strategy, on_branch_failure, max_concurrency)
         item, output = self.pipeline.input_type, self.pipeline.output_type
         if iterable_input is None and item is not Any:
@@ -55,6 +61,14 @@ class MapStep(BaseStep[InT, list[OutT]]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the pipeline."""
         return (("item", self.pipeline),)
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of all items."""
+        if self.max_items is None and any(each.usd != 0 for each in inner):
+            return Ceiling.none("nobody knows how many items it gets; give it max_items", is_reserved=True)
+        if self.max_items is None:
+            return Ceiling.free("any number of items")
+        return Ceiling.sum_of(inner, f"max_items={self.max_items}", times=self.max_items)
 
     @property
     def touches_context(self) -> bool:
@@ -95,7 +109,12 @@ def _items(step: MapStep[Any, Any], frame: ExecutionFrame[Any]) -> list[Any]:
         source, items = f"the context field {step.iterable_input!r}", getattr(frame.context, step.iterable_input)
     if not is_items(items) or isinstance(items, BaseModel):  # a model gives its fields, which nobody maps over
         raise TypeError(f"step {step.name!r} maps over items, but {source} is a {type(items).__name__}; give a list")
-    listed = list(items)
+    most = step.max_items
+    listed = list(items if most is None else islice(items, most + 1))
+    if most is not None and len(listed) > most:
+        if isinstance(items, Iterator) and items is frame.data:
+            frame.data = chain(listed, items)  # for a fallback
+        raise ValueError(f"step {step.name!r} maps over at most max_items={most} items, but {source} has more")
     if items is frame.data and isinstance(items, Iterator):
         frame.data = listed  # a fallback gets the same items, which an iterator gives only once
     return listed

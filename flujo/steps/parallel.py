@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from flujo.application.core.branches import Branch, BranchPolicy, BranchRun, MergeFunction
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import BranchFailureStrategy, MergeStrategy, UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport
 from flujo.domain.results import StepResult
@@ -61,6 +62,10 @@ class ParallelStep(BaseStep[InT, dict[str, Any]]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return the branches."""
         return tuple((self.places[name], branch) for name, branch in self.branches.items())
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return the sum over the branches, and the router if there is one."""
+        return Ceiling.sum_of(inner, "all its branches")
 
     @property
     def touches_context(self) -> bool:

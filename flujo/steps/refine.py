@@ -1,12 +1,13 @@
 """A generator and a critic, taking turns until the critic is content: the declaration and the handler."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.outcome import call_user, conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
+from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.models import RefinementCheck, UsageLimits
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationReport, check_flow
 from flujo.domain.results import StepResult
@@ -53,6 +54,11 @@ class RefineStep(BaseStep[InT, OutT]):
     def children(self) -> Iterable[tuple[str, BaseStep[Any, Any]]]:
         """Return generator and critic."""
         return (("generator", self.generator), ("critic", self.critic))
+
+    def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
+        """Return that of all drafts and their criticism."""
+        most = self.max_refinements
+        return Ceiling.sum_of(inner, f"max_refinements={most}", times=most)
 
     @property
     def touches_context(self) -> bool:

@@ -543,6 +543,7 @@ class Step(AgentStep[InT, OutT]):
         pipeline_to_run: BaseStep[A, B],
         *,
         iterable_input: None = None,
+        max_items: int | None = None,
         max_concurrency: int | None = 10,
         merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
         on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
@@ -555,6 +556,7 @@ class Step(AgentStep[InT, OutT]):
         pipeline_to_run: BaseStep[A, B],
         *,
         iterable_input: str,
+        max_items: int | None = None,
         max_concurrency: int | None = 10,
         merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
         on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
@@ -566,6 +568,7 @@ class Step(AgentStep[InT, OutT]):
         pipeline_to_run: BaseStep[Any, Any],
         *,
         iterable_input: str | None = None,
+        max_items: int | None = None,
         max_concurrency: int | None = 10,
         merge_strategy: MergeStrategy | Callable[[Ctx, dict[str, Ctx]], object] = MergeStrategy.NO_MERGE,
         on_branch_failure: BranchFailureStrategy = BranchFailureStrategy.PROPAGATE,
@@ -581,6 +584,8 @@ class Step(AgentStep[InT, OutT]):
             name: The step's name.
             pipeline_to_run: Works on one item and a copy of the context.
             iterable_input: The context field with the items; the step's own input by default.
+            max_items: The most items, which bound what the step can cost; with more of them it fails before any of them
+                starts. Any number by default.
             max_concurrency: The most items in work at once; `None` for all.
             merge_strategy: How the contexts of the items come back, as in `parallel`; items are named `"0"`, `"1"`, ...
             on_branch_failure: What a failed item means.
@@ -590,6 +595,7 @@ class Step(AgentStep[InT, OutT]):
             name,
             pipeline_to_run,
             iterable_input=iterable_input,
+            max_items=max_items,
             max_concurrency=max_concurrency,
             merge_strategy=merge_strategy,
             on_branch_failure=on_branch_failure,
