@@ -16,6 +16,9 @@ from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd, format_usd, multiply_usd
 
 
+_UNKNOWN = "unknown"
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Ceiling:
     """What one execution of a step can cost at the most.
@@ -46,7 +49,7 @@ class Ceiling:
             unbounded: Why, and what to do.
             is_reserved: Whether a hard limit around the step holds for it all the same.
         """
-        return cls(usd=None, basis="unknown", unbounded=unbounded, is_reserved=is_reserved)
+        return cls(usd=None, basis=_UNKNOWN, unbounded=unbounded, is_reserved=is_reserved)
 
     @classmethod
     def sum_of(cls, inner: Iterable["Ceiling"], basis: str, *, times: int = 1) -> "Ceiling":
@@ -199,7 +202,7 @@ class _Node:
             self._say(f"limited to {format_usd(usd)}")
 
     def _say(self, more: str) -> None:
-        self.basis = f"{self.basis}, {more}" if self.basis else more
+        self.basis = f"{self.basis}, {more}" if self.basis not in ("", _UNKNOWN) else more
 
 
 def ceiling_of(step: Bounded, limits: UsageLimits | None) -> CostCeiling:

@@ -238,7 +238,7 @@ def test_limits_of_the_run_bound_it() -> None:
     assert Flujo(workflow, usage_limits=_limits(8)).cost_ceiling().usd == Decimal("0.08")
     assert Flujo(workflow).cost_ceiling().usd is None
     (only,) = workflow.cost_ceiling(usage_limits=_limits(7)).by_step
-    assert only.basis == "unknown, limited to $0.07"
+    assert only.basis == "limited to $0.07"
 
 
 async def _chunks(text: str) -> AsyncIterator[str]:
