@@ -53,6 +53,8 @@ def make_agent_async(
     """
     from pydantic_ai import Agent
 
+    from flujo.agents.metered_model import MeteredWithin
+
     made = _model(model, base_url, api_key)
     if timeout is not None:
         settings["timeout"] = timeout
@@ -64,6 +66,7 @@ def make_agent_async(
         tools=list(tools),
         retries=max_retries,
         model_settings=given,
+        capabilities=[MeteredWithin()],
     )
 
 

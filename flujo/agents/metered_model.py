@@ -3,12 +3,14 @@
 Imported only once an agent of pydantic-ai is run, because pydantic-ai takes a second to import.
 """
 
+import asyncio
 import copy
 import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -202,7 +204,7 @@ class Metered(AbstractCapability[Any]):
             metered = copy.copy(model)
             metered.models = [self.get_wrapper_model(each) for each in model.models]
             return metered
-        return MeteredModel(model, self._meter)
+        return model if isinstance(model, MeteredModel) else MeteredModel(model, self._meter)
 
     async def wrap_tool_execute(
         self,
@@ -215,12 +217,12 @@ class Metered(AbstractCapability[Any]):
     ) -> Any:
         """Run a tool, unless what it gave is known from before the run was killed."""
         if not self._meter.keeps_calls:
-            return await handler(args)
+            return await self._run_tool(handler, args)
         key = f"tool {call.tool_name} {call.tool_call_id}"
         kept = self._meter.recall(key)
         if is_dict(kept):
             return kept["gave"]
-        gave = await handler(args)
+        gave = await self._run_tool(handler, args)
         try:
             written = to_jsonable_python(gave)
         except PydanticSerializationError as error:
@@ -228,6 +230,57 @@ class Metered(AbstractCapability[Any]):
             return gave
         await self._meter.keep(key, {"gave": written}, ZERO, 0)
         return gave
+
+    async def _run_tool(self, handler: Callable[[dict[str, Any]], Awaitable[Any]], args: dict[str, Any]) -> Any:
+        """Run a tool; agents that it runs in turn find the meter."""
+        token = _AROUND.set(_Surrounding(self._meter, asyncio.get_running_loop()))
+        try:
+            return await handler(args)
+        finally:
+            _AROUND.reset(token)
+
+
+class MeteredWithin(AbstractCapability[Any]):
+    """Lets the requests of an agent that a tool runs be reserved and charged by the step that the tool works for.
+
+    Example:
+        ```python
+        from pydantic_ai import Agent
+        from pydantic_ai.models.test import TestModel
+
+        from flujo.agents.metered_model import MeteredWithin
+
+        helper = Agent(TestModel(), capabilities=[MeteredWithin()])
+        ```
+    """
+
+    def get_wrapper_model(self, model: Model) -> Model | None:
+        """Return the model as one that is metered, if a metered agent's tool is under way.
+
+        Raises:
+            UnboundedCallError: The tool runs it in an event loop of its own, where no limit can hold.
+        """
+        around = _AROUND.get()
+        if around is None or isinstance(model, MeteredModel):
+            return None
+        if around.loop is asyncio.get_running_loop():
+            return Metered(around.meter).get_wrapper_model(model)
+        if around.meter.has_limit:
+            raise UnboundedCallError(
+                "a tool runs an agent in an event loop of its own; make the tool async, and await it"
+            )
+        return None
+
+
+@dataclass(slots=True, frozen=True)
+class _Surrounding:
+    """The meter of the step whose agent's tool is under way, and the event loop that it belongs to."""
+
+    meter: Meter
+    loop: asyncio.AbstractEventLoop
+
+
+_AROUND: ContextVar[_Surrounding | None] = ContextVar("_AROUND", default=None)
 
 
 def _max_tokens(model: Model, settings: ModelSettings | None) -> int:

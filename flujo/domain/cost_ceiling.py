@@ -15,7 +15,6 @@ from typing import Protocol
 from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd, format_usd, multiply_usd
 
-
 _UNKNOWN = "unknown"
 
 

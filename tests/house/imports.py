@@ -28,7 +28,7 @@ LAYERS: Sequence[Sequence[str]] = (
 """The house, lowest layer first. The longest name that fits a module decides; the root stands for itself only."""
 
 LAZY_IMPORTS: Mapping[str, Set[str]] = {
-    "flujo.agents.making": {"pydantic_ai"},
+    "flujo.agents.making": {"flujo", "pydantic_ai"},
     "flujo.agents.model_agent": {"flujo", "pydantic_ai"},
     "flujo.agents.prices": {"genai_prices"},
     "flujo.state.postgres": {"psycopg", "psycopg_pool"},
