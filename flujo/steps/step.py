@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -24,6 +24,9 @@ from flujo.steps.parallel import ParallelStep
 from flujo.steps.refine import RefineStep
 from flujo.steps.router import RouterStep
 
+if TYPE_CHECKING:
+    from pydantic_ai.agent import AbstractAgent
+
 InT = TypeVar("InT", contravariant=True, default=Any)
 OutT = TypeVar("OutT", covariant=True, default=Any)
 A = TypeVar("A")
@@ -36,12 +39,12 @@ Ctx = TypeVar("Ctx", bound=BaseModel)
 
 
 class Step(AgentStep[InT, OutT]):
-    """One call of an agent: an object with `async def run(self, data)` or `stream`, or a function.
+    """One call of an agent: one of pydantic-ai, an object with `async def run(self, data)` or `stream`, or a function.
 
     Args:
         name: What the step is called in results, errors and traces.
-        agent: What is called with the step's input. It gets `context`, `resources`, `feedback`, `temperature`,
-            `top_k` and `top_p` if its signature asks for them.
+        agent: What is called with the step's input. It gets `context`, `resources`, `feedback`, `meter`,
+            `temperature`, `top_k` and `top_p` if its signature asks for them.
         config: Retries, timeout and model settings; its values may also be given as keyword arguments.
         plugins: `(plugin, priority)` pairs; higher priority first.
         validators: All are asked; what they refuse reaches the next attempt as feedback: in the keyword argument
@@ -57,6 +60,7 @@ class Step(AgentStep[InT, OutT]):
         failure_handlers: Called without arguments when all attempts failed.
         strict: Whether an output that is refused fails the step; `False` passes it, and
             `metadata_["failed_validations"]` says what was refused.
+        max_cost_usd: The most US dollars that one attempt costs, which is reserved before it; `None` if nobody knows.
         meta: Free for the user.
 
     Raises:
@@ -75,6 +79,15 @@ class Step(AgentStep[InT, OutT]):
         ```
     """
 
+    @overload
+    def __init__(
+        self: "Step[Any, D]",  # what is no text is given to a model as JSON
+        name: str,
+        agent: "AbstractAgent[Any, D]",
+        *,
+        fallback_step: BaseStep[Any, D] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
     @overload
     def __init__(
         self,

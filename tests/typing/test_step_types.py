@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Any, Generic, TypeVar, assert_type, overload
 
 from pydantic import BaseModel
+from pydantic_ai import Agent
+from pydantic_ai.models.test import TestModel
 
 from flujo import (
     Pipeline,
@@ -238,3 +240,18 @@ def test_decorators_give_the_types_of_their_function() -> None:
 
 def text_of(draft: Draft) -> str:
     return draft.text
+
+
+def test_an_agent_of_a_model_takes_anything() -> None:
+    """Its output is that of the agent; what is no text is given to the model as JSON."""
+    drafting = Step("draft", Agent(TestModel(), output_type=Draft))
+    telling = Step("tell", Agent(TestModel()), max_retries=2, max_cost_usd=0.1)
+
+    assert_type(drafting, Step[Any, Draft])
+    assert_type(telling, Step[Any, str])
+    assert_type(drafting >> telling, Pipeline[Any, str])
+    assert_type(Step("draft", draft_of) >> telling, Pipeline[str, str])
+
+
+async def draft_of(text: str) -> Draft:
+    return Draft(text=text)
