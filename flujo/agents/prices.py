@@ -9,7 +9,6 @@ without a price for output, and those that the table lists without any price, un
 Searches and other tools on the provider's side are not tokens, and are in neither the cost nor the bound.
 """
 
-import decimal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,19 +16,11 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
-from flujo.domain.money import ZERO, add_usd, exact_usd
+from flujo.domain.money import ZERO, add_usd, exact_usd, multiply_usd, scale_usd
 from flujo.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
-
-# The context of `flujo.domain.money`, for products.
-_EXACT = decimal.Context(
-    prec=decimal.MAX_PREC,
-    Emax=decimal.MAX_EMAX,
-    Emin=decimal.MIN_EMIN,
-    traps=[decimal.InvalidOperation, decimal.Overflow, decimal.Inexact],
-)
 
 _PROVIDERS: Mapping[str, str] = {
     "openai-chat": "openai",
@@ -188,9 +179,9 @@ _FREE = _Rate((_Tier(-1, ZERO),))
 def _rate(price: "Decimal | TieredPrices", *, digits: int) -> _Rate:
     """Read the price of 10 to the power of so many digits."""
     if isinstance(price, Decimal):
-        return _Rate((_Tier(-1, _EXACT.scaleb(price, -digits)),))
+        return _Rate((_Tier(-1, scale_usd(price, -digits)),))
     tiers = [_Tier(-1, price.base), *(_Tier(tier.start, tier.price) for tier in price.tiers)]
-    return _Rate(tuple(_Tier(tier.above, _EXACT.scaleb(tier.usd, -digits)) for tier in tiers))
+    return _Rate(tuple(_Tier(tier.above, scale_usd(tier.usd, -digits)) for tier in tiers))
 
 
 def _dearest(rates: Iterable[_Rate]) -> _Rate:
@@ -232,7 +223,7 @@ def _charge(usage: TokenUsage, kinds: Mapping[str, _Kind], rates: Mapping[str, _
     for usd, tokens in sorted(parts, reverse=True):
         charged = min(tokens, whole)
         whole -= charged
-        total = add_usd(total, _EXACT.multiply(usd, Decimal(charged)))
+        total = add_usd(total, multiply_usd(usd, Decimal(charged)))
     return total
 
 
@@ -251,8 +242,8 @@ class _ModelPrice:
     def bound(self, input_tokens: int, output_tokens: int) -> Decimal:
         if input_tokens < 0 or output_tokens < 0:
             raise ValueError(f"a count of tokens is 0 or more, not {min(input_tokens, output_tokens)}")
-        for_input = _EXACT.multiply(self.input.at(input_tokens), Decimal(input_tokens))
-        for_output = _EXACT.multiply(self.output.at(input_tokens), Decimal(output_tokens))
+        for_input = multiply_usd(self.input.at(input_tokens), Decimal(input_tokens))
+        for_output = multiply_usd(self.output.at(input_tokens), Decimal(output_tokens))
         return add_usd(add_usd(for_input, for_output), self.request.at(input_tokens))
 
     def affordable_output_tokens(self, input_tokens: int, usd: Decimal) -> int | None:

@@ -29,6 +29,9 @@ subtract_usd = _EXACT.subtract
 multiply_usd = _EXACT.multiply
 """The exact product of an amount and a number."""
 
+scale_usd = _EXACT.scaleb
+"""An amount times ten to the power of an integer, exactly."""
+
 
 def exact_usd(amount: Decimal | float | int) -> Decimal:
     """Return an amount of dollars as an exact decimal.
