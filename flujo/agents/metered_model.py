@@ -34,10 +34,10 @@ from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_ai.usage import RequestUsage
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from flujo.agents.prices import Price, TokenUsage, find_price
+from flujo.agents.prices import Price, TokenUsage, find_price, no_price
 from flujo.domain.metering import Bound, Meter, Reservation
 from flujo.domain.money import ZERO
-from flujo.exceptions import PricingNotConfiguredError, UnboundedCallError
+from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
 
 _log = logging.getLogger("flujo.agents")
@@ -167,7 +167,10 @@ class MeteredModel(WrapperModel):
         model = self.wrapped
         price = find_price(model.model_name, provider=model.system)
         if price is None:
-            _miss_price(f"{model.system}:{model.model_name}", is_needed=self._meter.has_usd_limit)
+            name = f"{model.system}:{model.model_name}"
+            if self._meter.has_usd_limit:
+                raise no_price(name)
+            _warn_once(name)
         if self._meter.has_limit:
             _refuse_unbounded(messages)
         call = _ModelCall(
@@ -376,17 +379,6 @@ def _token_usage(usage: RequestUsage) -> TokenUsage:
         cached_audio_tokens=usage.cache_audio_read_tokens,
         output_audio_tokens=usage.output_audio_tokens,
     )
-
-
-def _miss_price(model: str, *, is_needed: bool) -> None:
-    if is_needed:
-        raise PricingNotConfiguredError(
-            f"no price is known for the model {model!r}, so a limit in dollars cannot hold; "
-            f"give it one with set_price({model!r}, input_usd_per_mtok=..., output_usd_per_mtok=...), or in the table "
-            "[prices] of flujo.toml",
-            model=model,
-        )
-    _warn_once(model)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from flujo.agents.prices import find_price
 from flujo.domain.agents import AdaptedAgent
 from flujo.domain.metering import Meter
 from flujo.exceptions import NonRetryableError, RetryLaterError
@@ -33,6 +34,18 @@ class ModelAgent:
         """What the agent answers, if that is one class."""
         kind = self.agent.output_type
         return kind if isinstance(kind, type) else Any
+
+    def unpriced_model(self) -> str | None:
+        """Return the agent's model if that has no price; `None` also if the agent gets its model later."""
+        from pydantic_ai.models import Model
+        from pydantic_ai.models.fallback import FallbackModel
+
+        model = self.agent.model
+        for each in model.models if isinstance(model, FallbackModel) else [model]:
+            name = f"{each.system}:{each.model_name}" if isinstance(each, Model) else each
+            if name is not None and find_price(name) is None:
+                return name
+        return None
 
     def __repr__(self) -> str:
         return f"ModelAgent({self.agent.name!r})"

@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from flujo.domain.money import ZERO, add_usd, exact_usd, multiply_usd, scale_usd
-from flujo.exceptions import ConfigurationError
+from flujo.exceptions import ConfigurationError, PricingNotConfiguredError
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
@@ -348,6 +348,16 @@ def find_price(model: str, *, provider: str | None = None) -> Price | None:
     owner = _PROVIDERS.get(owner, owner)
     price = _set_prices.get(f"{provider}:{model}") or _set_prices.get(f"{owner}:{model}")
     return price or _find_in_table(owner, model)
+
+
+def no_price(model: str) -> PricingNotConfiguredError:
+    """Return the error for a model without a price under a limit in dollars."""
+    return PricingNotConfiguredError(
+        f"no price is known for the model {model!r}, so a limit in dollars cannot hold; "
+        f"give it one with set_price({model!r}, input_usd_per_mtok=..., output_usd_per_mtok=...), or in the table "
+        "[prices] of flujo.toml",
+        model=model,
+    )
 
 
 def _find_in_table(owner: str, name: str) -> Price | None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from flujo.agents.prices import no_price
 from flujo.application.context_factory import inherit_context, make_context
 from flujo.application.core.durable_journal import DurableJournal
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
@@ -636,12 +637,23 @@ def _run_id_among(given: Mapping[str, Any]) -> str | None:
 
 
 def _refuse_unbounded(step: BaseStep[Any, Any], limits: UsageLimits | None) -> None:
-    """Raise if a strict limit stands above an agent of which nobody knows what it can cost."""
-    limited = [step] if limits is not None and limits.strict else []
-    limited += [each for each in step.walk() if each.usage_limits is not None and each.usage_limits.strict]
-    for each in (inner for outer in limited for inner in outer.walk()):
-        if isinstance(each, AgentStep) and not each.is_bounded:
-            raise UnboundedCallError(
-                f"{each.describe()} is under a strict limit, and its agent may report any cost; give it "
-                "max_cost_usd, or an agent that answers with a type that reports none, such as str"
-            )
+    """Raise if a limit cannot hold for an agent: a strict one without a bound, one in dollars without a price."""
+    around = [(step, limits), *((each, each.usage_limits) for each in step.walk())]
+    for outer, limit in [(outer, limit) for outer, limit in around if limit is not None]:
+        for each in outer.walk():
+            if isinstance(each, AgentStep):
+                _refuse_agent(each, limit)
+
+
+def _refuse_agent(step: AgentStep[Any, Any], limit: UsageLimits) -> None:
+    if limit.strict and not step.is_bounded:
+        raise UnboundedCallError(
+            f"{step.describe()} is under a strict limit, and its agent may report any cost; give it max_cost_usd, or "
+            "an agent that answers with a type that reports none, such as str"
+        )
+    has_price_limit = limit.mode == "hard" and limit.total_cost_usd_limit is not None
+    if not has_price_limit or step.max_cost is not None or step.call is None:
+        return
+    model = None if step.call.adapted is None else step.call.adapted.unpriced_model()
+    if model is not None:
+        raise no_price(model)

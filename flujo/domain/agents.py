@@ -219,6 +219,10 @@ class AdaptedAgent(Protocol):
         """What the agent answers; `Any` if nobody knows."""
         ...
 
+    def unpriced_model(self) -> str | None:
+        """Return the model that it asks if that has no price; `None` if it has, or if it cannot be told yet."""
+        ...
+
 
 _ADAPTERS: dict[str, Callable[[Any], AdaptedAgent]] = {}
 
@@ -256,6 +260,7 @@ class AgentCall(Generic[InT, OutT]):
         context_type: The annotation of its `context`, `Any` if there is none.
         is_coroutine: Whether `run` always gives an awaitable.
         is_metered: Whether the agent reserves by itself what its calls may cost.
+        adapted: What stands for the agent, if it is one of another library.
         may_report_cost: Whether an answer may report a cost that was not reserved, as far as its type is declared.
     """
 
@@ -270,6 +275,7 @@ class AgentCall(Generic[InT, OutT]):
     is_coroutine: bool
     is_metered: bool
     may_report_cost: bool
+    adapted: AdaptedAgent | None = None
 
     @classmethod
     def of(cls, agent: object, step_name: str) -> "AgentCall[Any, Any]":
@@ -280,7 +286,7 @@ class AgentCall(Generic[InT, OutT]):
         """
         adapted = _adapted(agent)
         if adapted is not None:
-            return replace(cls.of(adapted, step_name), output_type=adapted.output_type)
+            return replace(cls.of(adapted, step_name), output_type=adapted.output_type, adapted=adapted)
         run, stream = _entry_points(agent, step_name)
         target = run or stream
         assert target is not None, "an agent has at least one entry point"

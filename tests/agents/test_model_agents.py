@@ -309,6 +309,29 @@ async def test_a_model_without_a_price_is_refused_under_a_limit_in_dollars(
     assert result.total_tokens > 0
 
 
+async def test_a_missing_price_is_found_before_the_run(model: Model[Any]) -> None:
+    """No step has begun, wherever in the workflow the model is, and whatever limit is around it."""
+    reset_prices()
+    begun = list[str]()
+
+    async def begin(text: str) -> str:
+        begun.append(text)
+        return text
+
+    ask = Step.parallel("both", {"a": Step("ask", Agent(FallbackModel(TestModel(), model)))})
+    loop: Any = Step.loop_until("loop", ask, lambda output, context: True, usage_limits=_usd(1))
+    runners: list[Flujo[Any, Any]] = [
+        Flujo(Step("begin", begin) >> ask, usage_limits=_usd(1)),
+        Flujo(Step("begin", begin) >> loop),
+    ]
+    for runner in runners:
+        with pytest.raises(PricingNotConfiguredError):
+            await runner.run_async("go")
+
+    assert begun == []
+    assert (await Flujo(Step("ask", Agent(TestModel())), usage_limits=_usd(1, mode="after")).run_async("go")).success
+
+
 async def test_tokens_are_limited_like_dollars(provider: Provider, model: Model[Any]) -> None:
     """A limit in tokens needs no price, and holds over input and output together."""
     reset_prices()
