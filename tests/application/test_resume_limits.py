@@ -200,3 +200,18 @@ async def test_what_waits_beside_a_breach_keeps_what_it_paid(*, is_stored: bool)
     assert stopped.total_cost == 1
     names = {leaf.name for leaf in leaves(stopped.step_history) if leaf.cost}
     assert names == {"dear", "cheap", "first"}
+
+
+async def test_what_waits_on_a_part_of_its_input_keeps_what_it_paid() -> None:
+    """A step that does not get to go on, because less may be spent by now, is looked at with the input that it had."""
+    branches = {"long": paid_step("cheap", 0.25) >> ask("cheap?")}
+    picked = Step.branch_on("picked", lambda data, context: data["kind"], branches).use_input("text")
+    both = Step.parallel("both", {"dear": paid_step("dear", 0.5) >> ask("dear?"), "picked": picked})
+    backend = InMemoryBackend()
+    await Flujo(both, state_backend=backend).run_async({"text": {"kind": "long"}}, run_id="run")
+    poorer = Flujo(both, state_backend=backend, usage_limits=UsageLimits(total_cost_usd_limit=0.4))
+
+    with pytest.raises(UsageLimitExceededError) as error:
+        await poorer.run_async({"text": {"kind": "long"}}, run_id="run")
+
+    assert {leaf.name for leaf in leaves(error.value.result.step_history) if leaf.cost} == {"dear", "cheap"}

@@ -132,7 +132,7 @@ class ExecutorCore:
         durable = frame.scope.durable
         if durable is not None and (recalled := durable.recall(frame)) is not None:
             return recalled
-        return await self._run_with_fallback(frame) if frame.was_at_work() else halt.refuse(frame.step)
+        return await self._run_limited(frame) if frame.was_at_work() else halt.refuse(frame.step)
 
     async def _run_durably(self, frame: ExecutionFrame[Any], durable: DurableRun) -> StepResult:
         """Return what a step came to before, or run it and keep what it comes to."""
@@ -233,8 +233,8 @@ class ExecutorCore:
         if step.usage_limits is None:
             return await self._run_with_fallback(frame)
         governor = _limit(frame, step.usage_limits)
-        if (halt := frame.scope.control.halt) is not None:  # it had spent more than it may before the run went on
-            return halt.refuse(step)
+        if (halt := frame.scope.control.halt) is not None and not frame.was_at_work():
+            return halt.refuse(step)  # it had spent more than it may before the run went on
         result = await self._run_with_fallback(frame)
         if result.status == "paused":
             frame.scope.journal.save((*frame.path, "usage"), _Spent(governor.total_cost, governor.total_tokens))
