@@ -103,10 +103,11 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Ask the model once, unless its answer is known from before the run was killed."""
-        key = self._key(messages, model_request_parameters)
+        asked = _Asked.of(messages, model_request_parameters)
+        key = self._key(asked)
         if (kept := self._recall(key)) is not None:
             return kept
-        call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
+        call, reservation = await self._reserve(messages, model_settings, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
             response = await self.wrapped.request(messages, settings, model_request_parameters)
@@ -125,11 +126,12 @@ class MeteredModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """Ask the model once, and hand on its answer as it comes; likewise."""
-        key = self._key(messages, model_request_parameters)
+        asked = _Asked.of(messages, model_request_parameters)
+        key = self._key(asked)
         if (kept := self._recall(key)) is not None:
             yield CompletedStreamedResponse(kept, model_request_parameters=model_request_parameters, replay_events=True)
             return
-        call, reservation = await self._reserve(messages, model_settings, model_request_parameters)
+        call, reservation = await self._reserve(messages, model_settings, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
             async with self.wrapped.request_stream(
@@ -142,12 +144,14 @@ class MeteredModel(WrapperModel):
         whole = response.get()
         await self._keep(key, whole, _settle(reservation, call, whole))
 
-    def _key(self, messages: list[ModelMessage], parameters: ModelRequestParameters) -> str | None:
+    def _key(self, asked: "_Asked") -> str | None:
         """Return what tells a request from others; `None` if nothing is kept."""
         if not self._meter.keeps_calls:
             return None
-        asked = [self.wrapped.model_id, _sent(_parts(messages)), _told(parameters)]
-        return hashlib.blake2b(to_json(asked), digest_size=16).hexdigest()
+        made = hashlib.blake2b(asked.parts, digest_size=16)
+        made.update(asked.told)
+        made.update(self.wrapped.model_id.encode())
+        return made.hexdigest()
 
     def _recall(self, key: str | None) -> ModelResponse | None:
         kept = None if key is None else self._meter.recall(key)
@@ -162,7 +166,7 @@ class MeteredModel(WrapperModel):
             await self._meter.keep(key, ModelMessagesTypeAdapter.dump_json([response]).decode(), *used)
 
     async def _reserve(
-        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
+        self, messages: list[ModelMessage], settings: ModelSettings | None, asked: "_Asked"
     ) -> tuple[_ModelCall, Reservation]:
         model = self.wrapped
         price = find_price(model.model_name, provider=model.system)
@@ -174,7 +178,7 @@ class MeteredModel(WrapperModel):
         if self._meter.has_limit:
             _refuse_unbounded(messages)
         call = _ModelCall(
-            input_tokens=_most_input_tokens(messages, parameters),
+            input_tokens=asked.most_tokens,
             max_output_tokens=_max_tokens(model, settings),
             min_output_tokens=self._meter.min_output_tokens,
             price=price,
@@ -294,27 +298,33 @@ def _max_tokens(model: Model, settings: ModelSettings | None) -> int:
     return DEFAULT_MAX_TOKENS
 
 
-def _most_input_tokens(messages: list[ModelMessage], parameters: ModelRequestParameters) -> int:
-    """Return a number of tokens that a request does not pass.
+@dataclass(slots=True, frozen=True)
+class _Asked:
+    """What a request asks, as JSON has it, without what is of no concern to a provider.
 
-    A token stands for at least one byte of text; to that comes what providers add around each part and for tools.
+    Attributes:
+        parts: The parts of all messages.
+        told: What the model is told of tools, output and instructions.
+        most_tokens: A number of input tokens that the request does not pass.
     """
-    parts = _parts(messages)
-    tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
-    added = _ADDED_TO_REQUEST + _ADDED_TO_PART * len(parts) + (_ADDED_FOR_TOOLS if tools else 0)
-    return added + len(to_json(_sent(parts))) + len(to_json(_told(parameters)))
 
+    parts: bytes
+    told: bytes
+    most_tokens: int
 
-def _parts(messages: list[ModelMessage]) -> list[Any]:
-    """Return all parts of messages as JSON has them."""
-    return [
-        part for message in ModelMessagesTypeAdapter.dump_python(messages, mode="json") for part in message["parts"]
-    ]
+    @classmethod
+    def of(cls, messages: list[ModelMessage], parameters: ModelRequestParameters) -> "_Asked":
+        """Return what a request asks.
 
-
-def _told(parameters: ModelRequestParameters) -> Any:
-    """Return what a model is told of tools, output and instructions, as JSON has it."""
-    return _sent(json.loads(to_json(parameters, fallback=repr)))
+        A token stands for at least one byte of text; to that comes what providers add around each part and for tools.
+        """
+        written = ModelMessagesTypeAdapter.dump_python(messages, mode="json")
+        all_parts = [part for message in written for part in message["parts"]]
+        parts = to_json(_sent(all_parts))
+        told = to_json(_sent(json.loads(to_json(parameters, fallback=repr))))
+        tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
+        added = _ADDED_TO_REQUEST + _ADDED_TO_PART * len(all_parts) + (_ADDED_FOR_TOOLS if tools else 0)
+        return cls(parts, told, added + len(parts) + len(told))
 
 
 def _sent(value: Any) -> Any:

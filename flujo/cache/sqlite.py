@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from flujo.cache.backends import check_bounds
 from flujo.exceptions import ConfigurationError, SerializationError, StateError
-from flujo.state.sqlite_writer import SQLiteWriter
+from flujo.state.sqlite_writer import BUSY_S, SQLiteWriter
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
 from flujo.utils.codec import Codec
 from flujo.utils.declared_types import DeclaredTypes
@@ -22,7 +22,6 @@ _log = logging.getLogger("flujo.cache")
 
 APPLICATION_ID = 0x464C5543  # "FLUC"
 _VERSION = 1
-_BUSY_S = 60.0  # how long one process waits for another's commit
 _DAMAGED = ("malformed", "not a database", "corrupt")
 
 _SCHEMA = (
@@ -174,7 +173,7 @@ class SQLiteCache:
     def _connect(self) -> sqlite3.Connection:
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             if not _is_ours(connection, self.path):
                 _set_up(connection, self.path)

@@ -16,9 +16,9 @@ from typing import Any
 from flujo.exceptions import SchemaTooNewError, StateError
 from flujo.state.ownership import Owner
 from flujo.state.records import JournalEntry, RunSeal, read_text
-from flujo.state.sqlite import APPLICATION_ID, ENTRIES, MIGRATIONS, entry_ids, first_entry_id, run_of_entry
+from flujo.state.sqlite import APPLICATION_ID, ENTRIES, MIGRATIONS, entry_ids, run_of_entry
+from flujo.state.sqlite_writer import BUSY_S
 
-_BUSY_S = 60.0
 _MOST_COMPLAINTS = 20  # of SQLite about the file
 
 
@@ -69,7 +69,7 @@ def check_database(path: Path) -> Checkup:
     """
     checkup = Checkup(path)
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)) as connection:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
             connection.isolation_level = None
             connection.text_factory = _text
             connection.execute("BEGIN")  # all that follows is seen as it is at one moment
@@ -147,7 +147,7 @@ def _found_in_run(
     run_id = read_text(row["run_id"])
     head = count = 0
     try:
-        for each in connection.execute(ENTRIES, (first_entry_id(number), *entry_ids(number))):
+        for each in connection.execute(ENTRIES, entry_ids(number)):
             entry = JournalEntry(*each)
             checkup.entries += 1
             count += 1

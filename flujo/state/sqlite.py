@@ -187,7 +187,7 @@ class SQLiteBackend:
             ).fetchone()
             if row is None:
                 raise _lost(connection, run_id, owner)
-            first = first_entry_id(row[0])
+            first, _ = entry_ids(row[0])
             if change.removed:
                 removed = [(first + number,) for number in change.removed]
                 connection.executemany("DELETE FROM journal WHERE id = ?", removed)
@@ -383,7 +383,7 @@ def _load(connection: sqlite3.Connection, run_id: str) -> StoredRun:
     row = connection.execute(f"{_RUNS} WHERE run_id = ?", (stored_text(run_id),)).fetchone()
     if row is None:
         raise run_not_found(run_id)
-    entries = connection.execute(ENTRIES, (first_entry_id(row[0]), *entry_ids(row[0])))
+    entries = connection.execute(ENTRIES, entry_ids(row[0]))
     return StoredRun(_record(row), [_entry(run_id, each) for each in entries])
 
 
@@ -395,20 +395,20 @@ def _entry(run_id: str, row: tuple[Any, ...]) -> JournalEntry:
 
 _ENTRY_TYPES = (int, str, str, float, str, int)
 
-ENTRIES = "SELECT id - ?, path, kind, at, payload, checksum FROM journal WHERE id BETWEEN ? AND ?"
-"""Reads the entries of a run: takes `first_entry_id` and `entry_ids`, and gives the fields of `JournalEntry`."""
-
 _ENTRY_BITS = 32
+_MOST_ENTRIES = 1 << _ENTRY_BITS
 
-
-def first_entry_id(run: int) -> int:
-    """Return what the numbers of a run's entries are added to, so that they lie together and need no index."""
-    return run << _ENTRY_BITS
+ENTRIES = f"SELECT id & {_MOST_ENTRIES - 1}, path, kind, at, payload, checksum FROM journal WHERE id BETWEEN ? AND ?"
+"""Reads the entries of a run: takes `entry_ids`, and gives the fields of `JournalEntry`."""
 
 
 def entry_ids(run: int) -> tuple[int, int]:
-    """Return the lowest and the highest number that an entry of a run may have in the table."""
-    return first_entry_id(run), first_entry_id(run + 1) - 1
+    """Return the lowest and the highest identity that an entry of a run may have in the table.
+
+    The numbers of a run's entries are added to the lowest, so that its entries lie together and need no index.
+    """
+    lowest = run << _ENTRY_BITS
+    return lowest, lowest + _MOST_ENTRIES - 1
 
 
 def run_of_entry(entry_id: int) -> int:

@@ -365,7 +365,7 @@ class DurableJournal(StateManager):
         change = context_change(*contexts) if contexts is not None and result.success else None
         spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change)
         written = written_path(path)
-        self._let_go(written)
+        self._set_held(written, ZERO, 0)
         for number in self._made_calls.pop(written, ()):
             self._frontier.drop_call(written, number)
             self._remove(number)
@@ -373,10 +373,8 @@ class DurableJournal(StateManager):
 
     async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
         """Store what the attempt at a step that is under way may have paid, before it pays it."""
-        written = written_path(path)
-        lost = self._lost.get(written, _NOTHING_HELD)
-        held = _Held(add_usd(cost, lost.cost), tokens + lost.tokens)
-        await self._put(written, "held", self._codec.encode(held))
+        self._set_held(written_path(path), cost, tokens)
+        await self._store()
 
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
         """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed.
@@ -402,26 +400,19 @@ class DurableJournal(StateManager):
         """
         written = written_path(path)
         call = self._codec.encode(_Call(key, value, *used), "the result of a call")
-        self._let_go(written)
-        if held != (ZERO, 0):
-            lost = self._lost.get(written, _NOTHING_HELD)
-            self._add_held(written, _Held(add_usd(held[0], lost.cost), held[1] + lost.tokens))
+        self._set_held(written, *held)
         entry = self._add(written, "call", to_json_text(call))
         self._made_calls.setdefault(written, []).append(entry.number)
-        if not self._is_buffered:
-            await self._commit()
+        await self._store()
 
-    def _let_go(self, written: str) -> None:
-        """Let only those attempts count as unfinished that were when the run went on."""
-        number = self._frontier.drop(written, "held")
-        if number is None:
-            return
-        self._remove(number)
-        if (lost := self._lost.get(written)) is not None:
-            self._add_held(written, lost)
-
-    def _add_held(self, written: str, held: _Held) -> None:
-        self._add(written, "held", to_json_text(self._codec.encode(held)))
+    def _set_held(self, written: str, cost: Decimal, tokens: int) -> None:
+        """Let this be what the attempt under way may have paid, besides what was in flight when the run ended."""
+        lost = self._lost.get(written, _NOTHING_HELD)
+        held = _Held(add_usd(cost, lost.cost), tokens + lost.tokens)
+        if held != _NOTHING_HELD:
+            self._add(written, "held", to_json_text(self._codec.encode(held)))
+        elif (number := self._frontier.drop(written, "held")) is not None:
+            self._remove(number)
 
     def attempts_before(self, path: StepPath) -> tuple[int, str | None]:
         """Return the attempts made at a step when the run ended in their midst, and what was wrong with the last.
@@ -509,8 +500,7 @@ class DurableJournal(StateManager):
             for number in self._frontier.fold(path):
                 self._remove(number)
         entry = self._add(path, kind, to_json_text(data))
-        if not self._is_buffered or is_urgent:
-            await self._commit()
+        await self._store(is_urgent=is_urgent)
         return entry.at
 
     def _add(self, path: str, kind: EntryKind, payload: str) -> JournalEntry:
@@ -528,8 +518,13 @@ class DurableJournal(StateManager):
         if self._buffer.pop(number, None) is None:
             self._removed.append(number)
 
-    async def _commit(self) -> None:
-        """Return when everything added so far is stored; what branches add meanwhile is stored together."""
+    async def _store(self, *, is_urgent: bool = False) -> None:
+        """Return when everything added so far is stored; what branches add meanwhile is stored together.
+
+        If only the end of the run is to be stored, it is, unless this is urgent.
+        """
+        if self._is_buffered and not is_urgent:
+            return
         mine = self._added
         task = id(asyncio.current_task())
         if task != self._last_task:  # branches are at work, and others may be about to add something
