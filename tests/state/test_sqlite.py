@@ -18,6 +18,8 @@ from flujo.exceptions import SchemaTooNewError, StateCorruptedError, StateError
 from flujo.state.records import RunQuery
 from flujo.testing.conformance import RunDraft, owner_elsewhere
 
+_TABLES = ("runs", "starts", "journal")
+
 
 async def _stored(backend: SQLiteBackend, draft: RunDraft) -> None:
     owner = owner_elsewhere()
@@ -100,6 +102,22 @@ async def test_a_folder_is_said(tmp_path: Path) -> None:
     for attempt in (_stored(SQLiteBackend(tmp_path), RunDraft()), SQLiteBackend(tmp_path).list_runs(RunQuery())):
         with pytest.raises(StateError, match="it is a folder; give the path of a file"):
             await attempt
+
+
+async def test_a_deleted_run_leaves_no_row(tmp_path: Path) -> None:
+    """Its number may be given to the next run, which must not find the journal of the old one."""
+    backend = SQLiteBackend(tmp_path / "runs.db")
+    await _stored(backend, RunDraft("other"))
+    draft, owner = RunDraft("gone"), owner_elsewhere()
+    await backend.create(draft.record(), owner)
+    await backend.write("gone", owner, draft.change(draft.entry("0"), draft.entry("1"), releases=True))
+
+    await backend.delete("gone")
+
+    with closing(sqlite3.connect(backend.path)) as connection:
+        counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in _TABLES]
+    assert counts == [(1,), (1,), (1,)]
+    await backend.close()
 
 
 async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:

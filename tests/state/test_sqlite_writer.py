@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from flujo.state.sqlite_writer import SQLiteWriter, Work
+
+_SOON_S = 2.0  # less than what a connection waits for another, which is 5 seconds here
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -183,7 +186,9 @@ async def test_a_small_change_waits_in_the_thread_for_other_processes(tmp_path: 
     with closing(_connect(tmp_path / "numbers.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.ensure_future(writer.run(partial(_insert_and_tell, 1), log_bytes=100))
+        began_s = time.monotonic()
         await asyncio.sleep(0.01)
+        assert time.monotonic() - began_s < _SOON_S
         assert not waiting.done()
         _insert(2, other)
         other.execute("COMMIT")
@@ -191,6 +196,25 @@ async def test_a_small_change_waits_in_the_thread_for_other_processes(tmp_path: 
     assert await waiting != threading.get_ident()
     assert await writer.run(partial(_insert_and_tell, 3), log_bytes=100) == threading.get_ident()
     assert await writer.run(_numbers) == [0, 1, 2, 3]
+    writer.stop()
+
+
+async def test_a_small_change_leaves_the_connection_to_a_thread_that_waits(tmp_path: Path) -> None:
+    """While the thread waits for another process, small changes wait behind it, and the event loop does not."""
+    writer = SQLiteWriter(partial(_connect, tmp_path / "numbers.db"), tmp_path)
+    await writer.run(_numbers)
+    with closing(_connect(tmp_path / "numbers.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        large = asyncio.ensure_future(writer.run(partial(_insert, 1)))
+        await asyncio.sleep(0.05)
+        began_s = time.monotonic()
+        small = asyncio.ensure_future(writer.run(_numbers, log_bytes=100))
+        await asyncio.sleep(0)
+        assert time.monotonic() - began_s < _SOON_S
+        other.execute("COMMIT")
+
+    assert await small == [1]
+    assert large.done()
     writer.stop()
 
 

@@ -136,9 +136,10 @@ async def test_tokens_are_set_aside_like_dollars() -> None:
         await step.reserve(Shrinking(5, 200))
 
 
-async def test_nobody_overtakes_who_waits_for_the_same_limit() -> None:
+@pytest.mark.parametrize("is_of_step", [False, True], ids=["of the run", "of a step"])
+async def test_nobody_overtakes_who_waits_for_the_same_limit(*, is_of_step: bool) -> None:
     """First come first served: a small call does not pass a large one that came before it."""
-    run = _run(100)
+    run = _below(_run(), 100) if is_of_step else _run(100)
     first = await run.reserve(_cents(80))
     order = list[str]()
 
