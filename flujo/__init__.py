@@ -13,6 +13,7 @@ from flujo.application.runner import Flujo
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.sqlite import SQLiteCache
 from flujo.domain.agents import adapt_agents_of
+from flujo.domain.budgets import AmountLimits, Amounts, Budget, BudgetStatus
 from flujo.domain.cost_ceiling import Ceiling, CostCeiling
 from flujo.domain.models import (
     AppResources,
@@ -48,6 +49,7 @@ from flujo.domain.policies import (
 from flujo.domain.results import PipelineResult, StepResult, TraceNode, Waiting
 from flujo.exceptions import (
     AnswerRejectedError,
+    BudgetNotFoundError,
     ConfigurationError,
     ContextInheritanceError,
     ContextUpdateError,
@@ -76,6 +78,7 @@ from flujo.exceptions import (
     UsageLimitExceededError,
 )
 from flujo.state.backend import StateBackend
+from flujo.state.budgets import BudgetStore
 from flujo.state.memory import InMemoryBackend
 from flujo.state.records import RunQuery, RunRecord
 from flujo.steps.step import Step, adapter_step, step
@@ -130,11 +133,17 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that there 
 
 __all__ = [
     "AgentProcessors",
+    "AmountLimits",
+    "Amounts",
     "AnswerRejectedError",
     "AppResources",
     "BaseStep",
     "BaseValidator",
     "BranchFailureStrategy",
+    "Budget",
+    "BudgetNotFoundError",
+    "BudgetStatus",
+    "BudgetStore",
     "Ceiling",
     "ConfigurationError",
     "ContextInheritanceError",

@@ -17,6 +17,7 @@ FlujoError
 ├── RefusedCallError                       a call could pass a limit; raised to the agent that would make it
 ├── StateError                             a run cannot be stored, or not be resumed that way
 │   ├── AnswerRejectedError                a person's answer does not fit, came twice, or nobody waits for it
+│   ├── BudgetNotFoundError                no budget of that name is stored
 │   ├── RunNotFoundError                   no run of that identity is stored
 │   ├── RunOwnedError                      another process runs it
 │   ├── PipelineChangedError               a finished step is another one now
@@ -169,6 +170,18 @@ class StateError(FlujoError):
 
 class AnswerRejectedError(StateError):
     """A person's answer does not fit the `input_schema` of the waiting step, came twice, or nobody waits for it."""
+
+
+class BudgetNotFoundError(StateError):
+    """No budget of that name is stored.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class RunNotFoundError(StateError):

@@ -110,7 +110,8 @@ class MeteredModel(WrapperModel):
         call, reservation = await self._reserve(messages, model_settings, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
-            response = await self.wrapped.request(messages, settings, model_request_parameters)
+            async with _no_longer_than(reservation):
+                response = await self.wrapped.request(messages, settings, model_request_parameters)
         except BaseException as error:
             _end_failed(reservation, error)
             raise
@@ -134,9 +135,10 @@ class MeteredModel(WrapperModel):
         call, reservation = await self._reserve(messages, model_settings, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
-            async with self.wrapped.request_stream(
-                messages, settings, model_request_parameters, run_context
-            ) as response:
+            async with (
+                _no_longer_than(reservation),
+                self.wrapped.request_stream(messages, settings, model_request_parameters, run_context) as response,
+            ):
                 yield response
         except BaseException as error:
             _end_failed(reservation, error)
@@ -344,6 +346,24 @@ def _refuse_unbounded(messages: list[ModelMessage]) -> None:
                         f"nobody knows how many tokens a {type(other).__name__} is, so a limit cannot hold for a "
                         "request with one; say what a call costs at the most with Step(..., max_cost_usd=...)"
                     )
+
+
+@asynccontextmanager
+async def _no_longer_than(reservation: Reservation) -> AsyncGenerator[None]:
+    """End a request that takes longer than is reserved.
+
+    Raises:
+        TimeoutError: It did.
+    """
+    seconds = reservation.bound.seconds
+    deadline = asyncio.timeout(float(seconds) if seconds else None)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError as error:
+        if deadline.expired():
+            raise TimeoutError(f"the request took longer than the {seconds} s that a budget lets it take") from error
+        raise
 
 
 def _end_failed(reservation: Reservation, error: BaseException) -> None:

@@ -6,14 +6,13 @@ This is the only place where a context is made: for a run, and for the sub-pipel
 import asyncio
 import reprlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from flujo.agents.prices import no_price
 from flujo.application.context_factory import inherit_context, make_context
 from flujo.application.core.durable_journal import DurableJournal
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
@@ -21,21 +20,23 @@ from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, Ru
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import describe_error
 from flujo.application.core.resources import enter_resources
+from flujo.application.core.shared_budgets import BudgetDesk, SharedBudgets
 from flujo.application.core.state_manager import StateManager
 from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
+from flujo.application.spending_checks import checked_budgets, distinct_budgets, refuse_unbounded
 from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
+from flujo.domain.budgets import Budget
 from flujo.domain.cost_ceiling import CostCeiling
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.money import ZERO
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, alternatives, mismatch
 from flujo.domain.results import PipelineResult, Waiting
-from flujo.domain.step import AgentStep
 from flujo.domain.type_compatibility import accepts
 from flujo.exceptions import (
     AnswerRejectedError,
@@ -43,10 +44,11 @@ from flujo.exceptions import (
     FlujoError,
     PipelineAbortSignal,
     StateError,
-    UnboundedCallError,
     UsageLimitExceededError,
 )
 from flujo.state.backend import StateBackend
+from flujo.state.budgets import BudgetStore
+from flujo.state.ownership import Owner
 from flujo.state.records import StoredStatus
 from flujo.steps.checks import check_cache
 from flujo.steps.sub_pipeline import RunnerSettings
@@ -68,6 +70,7 @@ class _Beginning:
     governor: UsageGovernor
     control: RunControl
     durable: DurableRun | None = None
+    desk: BudgetDesk | None = None
 
 
 class Flujo(Generic[InT, OutT]):
@@ -79,6 +82,7 @@ class Flujo(Generic[InT, OutT]):
         initial_context_data: Fields of the context of every run, by name.
         resources: What the agents share; an async context manager is entered once per run.
         usage_limits: What each run may use.
+        budgets: What each run shares with all runs that name the same budgets in the same store.
         hooks: Async callables that are told what happens.
         state_backend: Where runs are kept, so that they go on after a crash or a pause; `None` keeps nothing.
         delete_on_completion: Whether a stored run is forgotten once it completed.
@@ -109,6 +113,7 @@ class Flujo(Generic[InT, OutT]):
         initial_context_data: Mapping[str, Any] | None = None,
         resources: Any = None,
         usage_limits: UsageLimits | None = None,
+        budgets: Sequence[Budget] = (),
         hooks: Sequence[Hook] = (),
         state_backend: StateBackend | None = None,
         delete_on_completion: bool = False,
@@ -128,6 +133,7 @@ class Flujo(Generic[InT, OutT]):
         self._initial_context_data = _context_data(initial_context_data)
         self._resources = resources
         self._usage_limits = usage_limits
+        self._budgets = distinct_budgets(budgets)
         if not isinstance(hooks, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
             raise ConfigurationError(f"the runner: hooks is {hooks!r}; give a list of async callables")
         self._hooks = tuple(hooks)
@@ -143,6 +149,7 @@ class Flujo(Generic[InT, OutT]):
         self._runs: StoredRuns | None = None
         self._is_checked = False
         self._has_step_limits = False
+        self._all_budgets: tuple[Budget, ...] = ()
 
     @property
     def state_backend(self) -> StateBackend | None:
@@ -260,7 +267,7 @@ class Flujo(Generic[InT, OutT]):
         point = resume_point(paused, self.pipeline)
         asked = asked_step(point.waiting, path)
         answer = accepted_answer(asked, human_input)
-        return await self._run(self._resumed(point, paused.run_id, asked.path, answer), None)
+        return await self._run_unstored(self._resumed(point, paused.run_id, asked.path, answer), None)
 
     def continue_async(
         self,
@@ -309,6 +316,8 @@ class Flujo(Generic[InT, OutT]):
                 self._resources,
                 self._hooks,
                 self._cache_backend,
+                self._budgets,
+                self._state_backend,
             ),
         )
 
@@ -340,6 +349,7 @@ class Flujo(Generic[InT, OutT]):
             initial_context_data={**self._initial_context_data, **_context_data(initial_context_data)},
             resources=self._resources,
             usage_limits=_over(self._usage_limits, usage_limits),
+            budgets=self._budgets,
             hooks=(*self._hooks, *hooks),
             state_backend=state_backend or self._state_backend,
             delete_on_completion=self._delete_on_completion,
@@ -368,7 +378,8 @@ class Flujo(Generic[InT, OutT]):
             for wall in _plain_walls(self.pipeline):
                 wall.check_context(report, self.context_model, None, given=())
             report.raise_first()
-            _refuse_unbounded(self.pipeline, self._usage_limits)
+            refuse_unbounded(self.pipeline, self._usage_limits)
+            self._all_budgets = checked_budgets(self.pipeline, self._budgets, self._state_backend)
             self._has_step_limits = any(step.usage_limits is not None for step in self.pipeline.walk())
             self._is_checked = True
 
@@ -393,7 +404,7 @@ class Flujo(Generic[InT, OutT]):
         run_id = run_id or _run_id_among(given) or new_run_id()
         context = make_context(self.context_model, data, run_id, given)
         if self._state_backend is None or not self._stored_runs(self._state_backend).takes(data, context):
-            return await self._run(self._fresh(data, run_id, context), on_chunk)
+            return await self._run_unstored(self._fresh(data, run_id, context), on_chunk)
         async with self._stored_runs(self._state_backend).begun(
             run_id, data, context, allow_changes=allow_changes
         ) as run:
@@ -440,6 +451,32 @@ class Flujo(Generic[InT, OutT]):
             raise StateError(f"there is no store to find run {run_id!r} in; give the runner a state_backend")
         return self._state_backend
 
+    async def _run_unstored(self, begin: _Beginning, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
+        """Run what is kept nowhere, with its budgets if there are any."""
+        if not self._all_budgets:
+            return await self._run(begin, on_chunk)
+        owner = Owner()
+        owner.enter()
+        try:
+            async with self._desk(begin, owner, goes_on=False) as desk:
+                return await self._run(replace(begin, desk=desk), on_chunk)
+        finally:
+            owner.leave()
+
+    @asynccontextmanager
+    async def _desk(self, begin: _Beginning, owner: Owner, *, goes_on: bool) -> AsyncGenerator[BudgetDesk]:
+        """Give what a run has to do with budgets; all its calls are settled when the block ends."""
+        store = self._state_backend
+        assert isinstance(store, BudgetStore), "a runner with budgets has such a store"
+        control = begin.control
+        is_journaled = begin.durable is not None and store.durability != "exit"
+        desk = BudgetDesk(store, begin.run_id, owner, on_breach=control.stop, is_journaled=is_journaled)
+        await desk.open(self._all_budgets, goes_on=goes_on)
+        try:
+            yield desk
+        finally:
+            await desk.close()
+
     async def _run_stored(self, run: OpenRun, on_chunk: OnChunk | None) -> PipelineResult[OutT]:
         """Run from where a stored run stands, and store how it ends."""
         journal, control = run.journal, self._control()
@@ -447,6 +484,16 @@ class Flujo(Generic[InT, OutT]):
         journal.governor = governor
         governor.recall(*journal.spent_within())
         begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
+        if not self._all_budgets:
+            return await self._run_kept(begin, journal, on_chunk)
+        async with self._desk(begin, journal.owner, goes_on=True) as desk:
+            journal.budgets = desk
+            return await self._run_kept(replace(begin, desk=desk), journal, on_chunk)
+
+    async def _run_kept(
+        self, begin: _Beginning, journal: DurableJournal, on_chunk: OnChunk | None
+    ) -> PipelineResult[OutT]:
+        """Run, and store how that ends."""
         try:
             result = await self._run(begin, on_chunk)
         except UsageLimitExceededError as exceeded:
@@ -481,7 +528,8 @@ class Flujo(Generic[InT, OutT]):
         return self._runs
 
     def _control(self) -> RunControl:
-        return RunControl(is_limited=self._usage_limits is not None or self._has_step_limits)
+        is_limited = self._usage_limits is not None or self._has_step_limits or bool(self._all_budgets)
+        return RunControl(is_limited=is_limited)
 
     def _governor(self, control: RunControl, cost: Decimal = ZERO, tokens: int = 0) -> UsageGovernor:
         """Return what counts the usage of a run that has spent so much."""
@@ -528,6 +576,10 @@ class Flujo(Generic[InT, OutT]):
             hooks=self._dispatcher,
             cache=self._cache_backend,
             durable=begin.durable,
+            desk=begin.desk,
+            budgets=SharedBudgets(begin.desk, tuple(budget.name for budget in self._budgets))
+            if begin.desk is not None and self._budgets
+            else None,
         )
         return ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
 
@@ -634,26 +686,3 @@ def _run_id_among(given: Mapping[str, Any]) -> str | None:
     """Return the run's identity if the fields of its context name one, so that the run has only one."""
     run_id = given.get("run_id")
     return run_id if isinstance(run_id, str) else None
-
-
-def _refuse_unbounded(step: BaseStep[Any, Any], limits: UsageLimits | None) -> None:
-    """Raise if a limit cannot hold for an agent: a strict one without a bound, one in dollars without a price."""
-    around = [(step, limits), *((each, each.usage_limits) for each in step.walk())]
-    for outer, limit in [(outer, limit) for outer, limit in around if limit is not None]:
-        for each in outer.walk():
-            if isinstance(each, AgentStep):
-                _refuse_agent(each, limit)
-
-
-def _refuse_agent(step: AgentStep[Any, Any], limit: UsageLimits) -> None:
-    if limit.strict and not step.is_bounded:
-        raise UnboundedCallError(
-            f"{step.describe()} is under a strict limit, and its agent may report any cost; give it max_cost_usd, or "
-            "an agent that answers with a type that reports none, such as str"
-        )
-    has_price_limit = limit.mode == "hard" and limit.total_cost_usd_limit is not None
-    if not has_price_limit or step.max_cost is not None or step.call is None:
-        return
-    model = None if step.call.adapted is None else step.call.adapted.unpriced_model()
-    if model is not None:
-        raise no_price(model)

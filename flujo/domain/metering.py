@@ -18,10 +18,12 @@ class Bound:
     Attributes:
         cost: US dollars, exact.
         tokens: Input and output together.
+        seconds: How long it may take; 0 for as long as it takes.
     """
 
     cost: Decimal = ZERO
     tokens: int = 0
+    seconds: Decimal = ZERO
 
     def fits(self, usd: Decimal | None, tokens: int | None) -> bool:
         """Tell whether it is no more than these amounts; `None` is no limit."""

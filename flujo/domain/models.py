@@ -15,6 +15,9 @@ StepPath = tuple[str, ...]
 """The address of a step in a run, such as `("2", "branch:legal", "0", "iteration:3", "1")`."""
 
 
+MIN_OUTPUT_TOKENS = 16
+"""The fewest output tokens that an answer is worth asking for, if nobody says otherwise."""
+
 _OUTLINE = reprlib.Repr()
 _OUTLINE.maxstring = _OUTLINE.maxother = 80
 _OUTLINE.maxlevel = 3
@@ -124,7 +127,7 @@ class UsageLimits(BaseModel):
     at every moment, or only what was spent is checked after each step."""
     strict: bool = False
     """Whether steps are refused, before the run begins, of which nobody knows what they can cost."""
-    min_output_tokens: Annotated[int, Field(ge=1)] = 16
+    min_output_tokens: Annotated[int, Field(ge=1)] = MIN_OUTPUT_TOKENS
     """The fewest output tokens that an answer is worth asking for when little is left."""
 
     if TYPE_CHECKING:  # checkers would demand the type that a field has in the end, though a float is welcome
@@ -136,7 +139,7 @@ class UsageLimits(BaseModel):
             total_tokens_limit: int | None = None,
             mode: Literal["hard", "after"] = "hard",
             strict: bool = False,
-            min_output_tokens: int = 16,
+            min_output_tokens: int = MIN_OUTPUT_TOKENS,
         ) -> None: ...
 
 

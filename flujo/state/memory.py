@@ -1,14 +1,21 @@
 """A store in the memory of this process: for tests, and for runs that need to survive a pause only."""
 
+import sqlite3
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from flujo.state.backend import LEASE_S, Durability
+from flujo.state.budget_keeper import BudgetKeeper, BudgetWork
+from flujo.state.budget_tables import BudgetTables
+from flujo.state.budgets import RunWrite
 from flujo.state.ownership import Owner
 from flujo.state.records import JournalEntry, JournalWrite, RunQuery, RunRecord, StoredRun
 from flujo.state.refusals import earlier_write_failed, run_not_found, run_owned, run_superseded
 from flujo.utils.clock import SYSTEM_CLOCK, Clock
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -23,8 +30,8 @@ class _Run:
         return StoredRun(self.record, list(self.entries.values()))
 
 
-class InMemoryBackend:
-    """Keeps runs for as long as it lives.
+class InMemoryBackend(BudgetKeeper):
+    """Keeps runs and budgets for as long as it lives.
 
     Args:
         durability: `exit` stores only the end, a pause or a failure of a run; the others are the same here.
@@ -49,6 +56,8 @@ class InMemoryBackend:
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()  # each method is one step for all threads
+        self._tables = BudgetTables(lease_s=lease_s)
+        self._budgets: sqlite3.Connection | None = None  # a database in memory, once there is a budget
 
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
@@ -77,26 +86,29 @@ class InMemoryBackend:
     async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
         """Change a run."""
         with self._lock:
-            run = self._owned(run_id, owner)
-            if run.record.head != change.after:
-                raise earlier_write_failed(run_id)
-            for number in change.removed:
-                del run.entries[number]
-            run.entries.update({entry.number: entry for entry in change.entries})
-            run.owner = None if change.releases else owner
-            run.record = run.record.model_copy(
-                update={
-                    "status": change.status,
-                    "updated_at": datetime.fromtimestamp(change.at, UTC),
-                    "owner": None if change.releases else owner.text,
-                    "total_cost": change.total_cost,
-                    "total_tokens": change.total_tokens,
-                    "head": change.head,
-                    "entry_count": change.entry_count,
-                    "checksum": change.checksum,
-                }
-            )
-            run.lease_until_s = self._lease()
+            self._change(run_id, owner, change)
+
+    def _change(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
+        run = self._owned(run_id, owner)
+        if run.record.head != change.after:
+            raise earlier_write_failed(run_id)
+        for number in change.removed:
+            del run.entries[number]
+        run.entries.update({entry.number: entry for entry in change.entries})
+        run.owner = None if change.releases else owner
+        run.record = run.record.model_copy(
+            update={
+                "status": change.status,
+                "updated_at": datetime.fromtimestamp(change.at, UTC),
+                "owner": None if change.releases else owner.text,
+                "total_cost": change.total_cost,
+                "total_tokens": change.total_tokens,
+                "head": change.head,
+                "entry_count": change.entry_count,
+                "checksum": change.checksum,
+            }
+        )
+        run.lease_until_s = self._lease()
 
     async def renew(self, run_id: str, owner: Owner) -> None:
         """Renew the lease of a run."""
@@ -134,6 +146,28 @@ class InMemoryBackend:
 
     async def close(self) -> None:
         """Do nothing: what it holds is memory."""
+
+    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
+        with self._lock:
+            connection = self._open_budgets()
+            connection.execute("BEGIN")
+            try:
+                done = work(connection, self._clock.now().timestamp())
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+            return done
+
+    def _write_with(self, connection: sqlite3.Connection, run: RunWrite) -> None:
+        self._change(run.run_id, run.owner, run.change)  # the last that can fail in its transaction
+
+    def _open_budgets(self) -> sqlite3.Connection:
+        if self._budgets is None:
+            self._budgets = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            for statement in BudgetTables.migration():
+                self._budgets.execute(statement)
+        return self._budgets
 
     def _lease(self) -> float:
         return self._clock.monotonic() + self.lease_s

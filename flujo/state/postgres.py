@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateError
 from flujo.state.backend import LEASE_S, Durability
+from flujo.state.budget_keeper import BudgetKeeper, BudgetWork
+from flujo.state.budget_tables import BudgetTables
+from flujo.state.budgets import RunWrite
 from flujo.state.ownership import Owner
 from flujo.state.records import (
     JournalEntry,
@@ -65,6 +68,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (run, number)
         )""",
     ),
+    BudgetTables.migration("flujo_", is_postgres=True),
 )
 """The statements that lead from each version of the schema to the next."""
 
@@ -77,8 +81,8 @@ Work = Callable[[Any], T]
 """What one transaction does with a connection."""
 
 
-class PostgresBackend:
-    """Keeps runs in a Postgres database that many machines may use at once.
+class PostgresBackend(BudgetKeeper):
+    """Keeps runs and budgets in a Postgres database that many machines may use at once.
 
     Args:
         dsn: A connection string, such as `postgresql://user@host/database`.
@@ -117,6 +121,7 @@ class PostgresBackend:
         self._lock = Lock()
         self._pool: Any = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._tables = BudgetTables("flujo_", mark="%s", locks="FOR UPDATE", lease_s=lease_s)
 
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
@@ -136,7 +141,7 @@ class PostgresBackend:
             )
             return bool(cursor.rowcount == 1)
 
-        return await self._transact(record.run_id, insert)
+        return await self._transact(f"run {record.run_id!r}", insert)
 
     async def claim(self, run_id: str, owner: Owner) -> StoredRun:
         """Take a run over, unless somebody else has it."""
@@ -152,7 +157,7 @@ class PostgresBackend:
             )
             return StoredRun(stored.record.model_copy(update={"owner": owner.text}), stored.entries)
 
-        return await self._transact(run_id, take)
+        return await self._transact(f"run {run_id!r}", take)
 
     async def load(self, run_id: str) -> StoredRun:
         """Return a run."""
@@ -161,27 +166,34 @@ class PostgresBackend:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # record and entries of one moment
             return _load(connection, run_id)
 
-        return await self._transact(run_id, read)
+        return await self._transact(f"run {run_id!r}", read)
 
     async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
         """Change a run."""
+        run = RunWrite(run_id, owner, change)
+        await self._transact(f"run {run_id!r}", lambda connection: self._write_with(connection, run))
 
-        def store(connection: Any) -> None:
-            row = connection.execute(
-                "UPDATE flujo_runs SET status = %s, updated_at = %s, owner = %s, total_cost = %s, total_tokens = %s, "
-                f"head = %s, entry_count = %s, checksum = %s, lease_until = {_NOW} + %s "
-                "WHERE run_id = %s AND owner = %s AND head = %s RETURNING id",
-                (
-                    *(change.status, change.at, None if change.releases else owner.text, str(change.total_cost)),
-                    *(change.total_tokens, change.head, change.entry_count, change.checksum, self.lease_s),
-                    *(stored_text(run_id), owner.text, change.after),
-                ),
-            ).fetchone()
-            if row is None:
-                raise _lost(connection, run_id, owner)
-            _store_entries(connection, row[0], change)
+    def _write_with(self, connection: Any, run: RunWrite) -> None:
+        change, owner = run.change, run.owner
+        row = connection.execute(
+            "UPDATE flujo_runs SET status = %s, updated_at = %s, owner = %s, total_cost = %s, total_tokens = %s, "
+            f"head = %s, entry_count = %s, checksum = %s, lease_until = {_NOW} + %s "
+            "WHERE run_id = %s AND owner = %s AND head = %s RETURNING id",
+            (
+                *(change.status, change.at, None if change.releases else owner.text, str(change.total_cost)),
+                *(change.total_tokens, change.head, change.entry_count, change.checksum, self.lease_s),
+                *(stored_text(run.run_id), owner.text, change.after),
+            ),
+        ).fetchone()
+        if row is None:
+            raise _lost(connection, run.run_id, owner)
+        _store_entries(connection, row[0], change)
 
-        await self._transact(run_id, store)
+    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
+        def transact(connection: Any) -> T:
+            return work(connection, float(connection.execute(f"SELECT {_NOW}").fetchone()[0]))
+
+        return await self._transact(which, transact)
 
     async def renew(self, run_id: str, owner: Owner) -> None:
         """Renew the lease of a run."""
@@ -194,7 +206,7 @@ class PostgresBackend:
             if cursor.rowcount != 1:
                 raise _lost(connection, run_id, owner)
 
-        await self._transact(run_id, extend)
+        await self._transact(f"run {run_id!r}", extend)
 
     async def release(self, run_id: str, owner: Owner) -> None:
         """Let a run go."""
@@ -205,7 +217,7 @@ class PostgresBackend:
                 (stored_text(run_id), owner.text),
             )
 
-        await self._transact(run_id, let_go)
+        await self._transact(f"run {run_id!r}", let_go)
 
     async def list_runs(self, query: RunQuery) -> list[RunRecord]:
         """Return the records of runs."""
@@ -222,7 +234,7 @@ class PostgresBackend:
         def select(connection: Any) -> list[RunRecord]:
             return [_record(row) for row in connection.execute(statement, (*given.values(), query.limit))]
 
-        return await self._transact(None, select)
+        return await self._transact("the runs", select)
 
     async def delete(self, run_id: str) -> None:
         """Forget a run."""
@@ -231,15 +243,14 @@ class PostgresBackend:
             _check_free(connection, run_id, None)
             connection.execute("DELETE FROM flujo_runs WHERE run_id = %s", (stored_text(run_id),))
 
-        await self._transact(run_id, remove)
+        await self._transact(f"run {run_id!r}", remove)
 
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.to_thread(self._close)
 
-    async def _transact(self, run_id: str | None, work: Work[T]) -> T:
-        """Run a function in a transaction, in a thread."""
-        which = "the runs" if run_id is None else f"run {run_id!r}"
+    async def _transact(self, which: str, work: Work[T]) -> T:
+        """Run a function in a transaction, in a thread; `which` says what it is about."""
 
         def transact() -> T:
             with self._open_pool().connection() as connection, connection.transaction():

@@ -109,7 +109,7 @@ class JournalEntry:
 
 
 def _entry_sum(run_id: str, number: int, path: str, kind: str, at: float, payload: str) -> int:
-    return _checksum(f"{len(run_id)}\0{run_id}\0{number}\0{path}\0{kind}\0{at!r}\0{payload}")
+    return checksum_of(f"{len(run_id)}\0{run_id}\0{number}\0{path}\0{kind}\0{at!r}\0{payload}")
 
 
 class RunRecord(BaseModel):
@@ -171,11 +171,11 @@ class RunSeal:
     def of(cls, run_id: str, pipeline_name: str, pipeline_version: str, created_at: float, start: str) -> "RunSeal":
         """Return what seals the records of a run."""
         parts = (run_id, pipeline_name, pipeline_version, repr(created_at), start)
-        return cls(_checksum("\0".join([f"{len(part)}:{part}" for part in parts])))  # no part runs into the next
+        return cls(checksum_of("\0".join([f"{len(part)}:{part}" for part in parts])))  # no part runs into the next
 
     def checksum(self, status: StoredStatus, at: float, cost: Decimal, tokens: int, head: int, entry_count: int) -> int:
         """Return the checksum of a record, which was last changed at a moment in seconds since 1970."""
-        return _checksum(f"{self.beginning_sum} {status} {at!r} {cost} {tokens} {head} {entry_count}")
+        return checksum_of(f"{self.beginning_sum} {status} {at!r} {cost} {tokens} {head} {entry_count}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -236,7 +236,7 @@ class RunQuery:
     limit: int | None = None
 
 
-def _checksum(text: str) -> int:
+def checksum_of(text: str) -> int:
     """Return 64 bits, signed as databases have them."""
     made = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(made.digest(), "big", signed=True)

@@ -23,6 +23,9 @@ from typing import Any, TypeVar
 
 from flujo.exceptions import ConfigurationError, SchemaTooNewError, StateCorruptedError, StateError
 from flujo.state.backend import LEASE_S, Durability
+from flujo.state.budget_keeper import BudgetKeeper, BudgetWork
+from flujo.state.budget_tables import BudgetTables
+from flujo.state.budgets import RunWrite
 from flujo.state.file_locks import describe_writer
 from flujo.state.ownership import Owner
 from flujo.state.records import (
@@ -82,6 +85,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             checksum INTEGER NOT NULL
         ) STRICT""",
     ),
+    BudgetTables.migration(),
 )
 """The statements that lead from each version of the schema to the next."""
 
@@ -92,8 +96,8 @@ _COLUMNS = (
 _RUNS = f"SELECT id, start, {_COLUMNS} FROM runs LEFT JOIN starts ON run = id"
 
 
-class SQLiteBackend:
-    """Keeps runs in a SQLite file that many processes of one machine may use at once.
+class SQLiteBackend(BudgetKeeper):
+    """Keeps runs and budgets in a SQLite file that many processes of one machine may use at once.
 
     Args:
         path: The file; it is made, readable for its owner only, if it is not there.
@@ -128,6 +132,7 @@ class SQLiteBackend:
         self.lease_s = lease_s
         self._connect = partial(_connect, self.path, _SYNCHRONOUS[durability])
         self._writer = SQLiteWriter(self._connect, self.path)
+        self._tables = BudgetTables(lease_s=lease_s)
 
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
@@ -172,6 +177,11 @@ class SQLiteBackend:
 
     async def write(self, run_id: str, owner: Owner, change: JournalWrite) -> None:
         """Change a run."""
+        store = self._storing(run_id, owner, change)
+        await self._write(run_id, store, log_bytes=self._small(change))
+
+    def _storing(self, run_id: str, owner: Owner, change: JournalWrite) -> Callable[[sqlite3.Connection], None]:
+        """Return what stores a change of a run."""
         text, key = owner.text, stored_text(run_id)
         values = (
             *(change.status, change.at, None if change.releases else text),
@@ -197,7 +207,7 @@ class SQLiteBackend:
                     (first + each.number, each.path, each.kind, each.at, each.payload, each.checksum),
                 )
 
-        await self._write(run_id, store, log_bytes=self._small(change))
+        return store
 
     def _small(self, change: JournalWrite) -> int | None:
         """Return about what a change adds to the log, if it is small and its commit does not wait for the disk."""
@@ -266,6 +276,16 @@ class SQLiteBackend:
 
         await self._write(run_id, remove)
 
+    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
+        log_bytes = _LEAST_LOGGED_BYTES if self.durability == "fast" else None
+        try:
+            return await self._writer.run(lambda connection: work(connection, time.time()), log_bytes=log_bytes)
+        except _FAILURES as error:
+            raise self._clear_error(which, error) from error
+
+    def _write_with(self, connection: sqlite3.Connection, run: RunWrite) -> None:
+        self._storing(run.run_id, run.owner, run.change)(connection)
+
     async def close(self) -> None:
         """End the thread that writes, and close the file."""
         await asyncio.to_thread(self._writer.stop)
@@ -274,7 +294,7 @@ class SQLiteBackend:
         try:
             return await self._writer.run(work, log_bytes=log_bytes)
         except _FAILURES as error:
-            raise self._clear_error(run_id, error) from error
+            raise self._clear_error(f"run {run_id!r}", error, run_id) from error
 
     async def _read(self, run_id: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
         def read() -> T:
@@ -284,11 +304,11 @@ class SQLiteBackend:
         try:
             return await asyncio.to_thread(read)
         except _FAILURES as error:
-            raise self._clear_error(run_id, error) from error
+            which = "the runs" if run_id is None else f"run {run_id!r}"
+            raise self._clear_error(which, error, run_id) from error
 
-    def _clear_error(self, run_id: str | None, error: Exception) -> StateError:
-        """Return an error that names the run and the file."""
-        which = "the runs" if run_id is None else f"run {run_id!r}"
+    def _clear_error(self, which: str, error: Exception, run_id: str | None = None) -> StateError:
+        """Return an error that says what it is about, and names the file."""
         if isinstance(error, UnicodeError) or (isinstance(error, sqlite3.DatabaseError) and _code(error) in _DAMAGED):
             return StateCorruptedError(f"{which} in {self.path}: {error}", run_id=run_id)
         why = error.strerror if isinstance(error, OSError) else str(error)

@@ -12,11 +12,14 @@ from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import blame, conclude, pipeline_result
 from flujo.application.core.pausing import remember
 from flujo.application.core.sequence import run_in_order
+from flujo.application.core.shared_budgets import SharedBudgets
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.cache.backends import ICacheBackend
+from flujo.domain.budgets import Budget
 from flujo.domain.observers import Hook
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
+from flujo.state.backend import StateBackend
 from flujo.utils.copying import copy_context, copy_value
 
 
@@ -30,6 +33,8 @@ class RunnerSettings:
         resources: What the inner agents share, entered once in the outer run; `None` for those of the outer run.
         hooks: Whom to tell of the inner steps, besides the hooks of the outer run.
         cache: Where cached steps keep their results; `None` for the cache of the outer run.
+        budgets: What the calls of the inner steps share with other runs, besides the budgets of the outer run.
+        store: Where the runner would keep its own runs and budgets; `None` if it does not say.
     """
 
     new_context: ContextFactory
@@ -37,6 +42,8 @@ class RunnerSettings:
     resources: Any
     hooks: Sequence[Hook]
     cache: ICacheBackend | None
+    budgets: Sequence[Budget] = ()
+    store: StateBackend | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -116,8 +123,17 @@ async def _inner_scope(step: SubPipelineStep[Any, Any], scope: RunScope, context
             else scope.resources,
             hooks=HookDispatcher(hooks) if hooks else None,
             cache=scope.cache if settings.cache is None else settings.cache,
+            budgets=_shared_by(scope, settings.budgets),
         )
     return scope if step.inherit_context else replace(scope, home=context)
+
+
+def _shared_by(scope: RunScope, budgets: Sequence[Budget]) -> SharedBudgets | None:
+    """Return the budgets of the inner steps: those of the outer run, and more."""
+    if not budgets:
+        return scope.budgets
+    assert scope.desk is not None, "a run has a desk if any step of it has budgets"
+    return (scope.budgets or SharedBudgets(scope.desk, ())).within(budgets)
 
 
 def _flow_back(outer: BaseModel, before: BaseModel, inner: BaseModel) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -26,10 +26,17 @@ from flujo.state.records import (
     StoredStatus,
 )
 
-SuiteT = TypeVar("SuiteT", bound="StateBackendConformance")
+
+class _MakesStores(Protocol):
+    def new_store(self, *, lease_s: float) -> StateBackend: ...
+
+
+SuiteT = TypeVar("SuiteT", bound=_MakesStores)
 
 _START = datetime(2026, 1, 1, 12, 30, 15, 123457, tzinfo=UTC)
-_LONG_S = 3600.0  # a lease that does not run out during a test
+LONG_S = 3600.0
+"""A lease that does not run out during a test."""
+
 _SHORT_S = 0.02  # a lease that runs out while a test waits for it
 _PATIENCE_S = 20.0  # how long a test waits for a lease to run out
 
@@ -47,12 +54,12 @@ TEXTS = (
 """Identities, names and parts of paths that a store has to keep as they are."""
 
 
-def _in_a_loop(test: Callable[[SuiteT, StateBackend], Coroutine[Any, Any, None]]) -> Callable[[SuiteT], None]:
+def in_a_loop(test: Callable[[SuiteT, Any], Coroutine[Any, Any, None]]) -> Callable[[SuiteT], None]:
     """Run a test in an event loop of its own, with a fresh store that is closed afterwards."""
 
     def run(self: SuiteT) -> None:
         async def scenario() -> None:
-            store = self.new_store(lease_s=_LONG_S)
+            store = self.new_store(lease_s=LONG_S)
             try:
                 await test(self, store)
             finally:
@@ -190,7 +197,7 @@ class StateBackendConformance:
 
     # Beginning
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_run_is_created_once(self, store: StateBackend) -> None:
         """The first to create a run gets it; whoever comes later is told so, and changes nothing."""
         draft, first = RunDraft(), owner_elsewhere()
@@ -203,7 +210,7 @@ class StateBackendConformance:
         assert stored.record == record.model_copy(update={"owner": first.text})
         assert draft.is_like(stored)
 
-    @_in_a_loop
+    @in_a_loop
     async def test_what_is_created_comes_back_as_it_is(self, store: StateBackend) -> None:
         """Names, times to the microsecond and a start of a megabyte are the same when they are read."""
         zone = timezone(timedelta(hours=5, minutes=45))
@@ -218,7 +225,7 @@ class StateBackendConformance:
         assert found.status == "running"
         assert found.is_intact()
 
-    @_in_a_loop
+    @in_a_loop
     async def test_any_text_is_an_identity_and_a_name(self, store: StateBackend) -> None:
         """NUL, surrogates, quotes, wildcards, nothing at all and very long texts name runs and pipelines."""
         for text in TEXTS:
@@ -235,7 +242,7 @@ class StateBackendConformance:
             assert named.run_id == text
         assert len(await store.list_runs(RunQuery())) == len(TEXTS)
 
-    @_in_a_loop
+    @in_a_loop
     async def test_identities_are_compared_exactly(self, store: StateBackend) -> None:
         """Case, accents, trailing spaces and escapes tell runs from each other."""
         alike = ["run", "RUN", "run ", "rún", "ru\u0301n", "run%00", "run\x00", "run%2500", "ru_", "ru%"]
@@ -247,7 +254,7 @@ class StateBackendConformance:
         with pytest.raises(RunNotFoundError):
             await store.load("Run")
 
-    @_in_a_loop
+    @in_a_loop
     async def test_of_many_who_create_one_run_one_succeeds(self, store: StateBackend) -> None:
         """Twenty tasks that create the same run at once make one run, which belongs to the one who was told so."""
         draft = RunDraft()
@@ -260,7 +267,7 @@ class StateBackendConformance:
 
     # Claiming
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_run_that_belongs_to_nobody_can_be_claimed(self, store: StateBackend) -> None:
         """Whoever claims a run that was let go owns it, and gets its record and its entries."""
         draft, first, second = RunDraft(), owner_elsewhere(), owner_elsewhere()
@@ -276,7 +283,7 @@ class StateBackendConformance:
         with pytest.raises(RunOwnedError):
             await store.write(draft.run_id, first, draft.change(draft.entry("3")))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_run_of_somebody_else_cannot_be_claimed(self, store: StateBackend) -> None:
         """While the lease of an owner that cannot be asked lasts, the error names the run and the owner."""
         draft, first = RunDraft(), owner_elsewhere()
@@ -289,7 +296,7 @@ class StateBackendConformance:
         assert refused.value.owner == first.describe() == "process 4711 on host elsewhere"
         assert (await store.load(draft.run_id)).record.owner == first.text
 
-    @_in_a_loop
+    @in_a_loop
     async def test_an_owner_may_claim_its_own_run_again(self, store: StateBackend) -> None:
         """Who owns a run and claims it gets it, and goes on owning it."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -298,7 +305,7 @@ class StateBackendConformance:
         assert draft.is_like(await store.claim(draft.run_id, owner))
         await store.write(draft.run_id, owner, draft.change(draft.entry("0")))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_live_owner_in_this_process_keeps_its_run(self, store: StateBackend) -> None:
         """An owner that runs here is known to live: its run is refused to others, and free once it has left."""
         draft, first, second = RunDraft(), Owner(), Owner()
@@ -312,7 +319,7 @@ class StateBackendConformance:
 
         assert (await store.claim(draft.run_id, second)).record.owner == second.text
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_dead_owner_is_superseded_at_once(self, store: StateBackend) -> None:
         """A process of this host that is gone keeps nothing, however long its lease is."""
         draft, gone = RunDraft(), replace(Owner(), started="another time")
@@ -331,7 +338,7 @@ class StateBackendConformance:
             await store.create(draft.record(), first)
             await _claimed_at_last(store, draft.run_id, second)
             await store.close()
-            store = self.reopened(store, lease_s=_LONG_S)
+            store = self.reopened(store, lease_s=LONG_S)
             await store.renew(draft.run_id, second)
             before = await store.load(draft.run_id)
 
@@ -358,7 +365,7 @@ class StateBackendConformance:
                 draft, owner = RunDraft(), owner_elsewhere()
                 await store.create(draft.record(), owner)
                 await store.close()
-                store = self.reopened(store, lease_s=_LONG_S)
+                store = self.reopened(store, lease_s=LONG_S)
                 if renewed_by == "renew":
                     await store.renew(draft.run_id, owner)
                 elif renewed_by == "write":
@@ -372,7 +379,7 @@ class StateBackendConformance:
 
         asyncio.run(scenario())
 
-    @_in_a_loop
+    @in_a_loop
     async def test_of_many_who_claim_a_run_one_gets_it(self, store: StateBackend) -> None:
         """Twenty tasks that claim a free run at once make one owner; the others are told who it is."""
         draft, first = RunDraft(), owner_elsewhere()
@@ -387,7 +394,7 @@ class StateBackendConformance:
         assert sum(isinstance(result, RunOwnedError) for result in results) == len(owners) - 1
         assert (await store.load(draft.run_id)).record.owner == claimed[0].record.owner
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_completed_run_belongs_to_nobody(self, store: StateBackend) -> None:
         """Claiming a run that completed returns it to everybody, and lets nobody write."""
         draft, first = RunDraft(), owner_elsewhere()
@@ -403,7 +410,7 @@ class StateBackendConformance:
                 await store.write(draft.run_id, second, draft.change())
         assert (await store.load(draft.run_id)).record.owner is None
 
-    @_in_a_loop
+    @in_a_loop
     async def test_runs_that_ended_otherwise_can_be_claimed(self, store: StateBackend) -> None:
         """Paused, failed, stopped, aborted and cancelled runs go on with a new owner."""
         statuses: tuple[StoredStatus, ...] = ("paused", "failed", "stopped", "aborted", "cancelled")
@@ -418,7 +425,7 @@ class StateBackendConformance:
             await store.write(draft.run_id, second, draft.change(draft.entry("1")))
             assert (await store.load(draft.run_id)).record.status == "running"
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_run_that_is_not_there_is_not_found(self, store: StateBackend) -> None:
         """Whatever needs a run names the one that is missing; letting go and forgetting need none."""
         draft, owner = RunDraft("no such run"), owner_elsewhere()
@@ -439,7 +446,7 @@ class StateBackendConformance:
 
     # Writing
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_change_is_stored_with_all_it_says(self, store: StateBackend) -> None:
         """Status, time, exact totals, head, count and entries of every kind come back as they were written."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -462,7 +469,7 @@ class StateBackendConformance:
         assert stored.record.total_tokens == 2**62
         assert (stored.record.created_at, stored.record.updated_at) == (_START, _START + timedelta(microseconds=1))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_what_is_removed_vanishes_and_nothing_else(self, store: StateBackend) -> None:
         """Entries go by their numbers, whatever their paths, and those of other runs stay."""
         draft, other, owner = RunDraft(), RunDraft(), owner_elsewhere()
@@ -479,7 +486,7 @@ class StateBackendConformance:
         assert len(draft.entries) == 3
         assert other.is_like(await store.load(other.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_an_entry_takes_the_place_of_others_in_one_change(self, store: StateBackend) -> None:
         """What is removed and what is added, of the same path too, are one change."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -493,7 +500,7 @@ class StateBackendConformance:
         assert draft.is_like(await store.load(draft.run_id))
         assert [(entry.path, entry.payload) for entry in draft.entries.values()][1:] == [("1", "2")]
 
-    @_in_a_loop
+    @in_a_loop
     async def test_any_text_is_part_of_a_path(self, store: StateBackend) -> None:
         """Paths are ASCII as `written_path` makes them, of any length, and tell upper from lower case."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -504,7 +511,7 @@ class StateBackendConformance:
 
         assert draft.is_like(await store.load(draft.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_large_payload_is_kept(self, store: StateBackend) -> None:
         """Megabytes of JSON are one entry like any other."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -515,7 +522,7 @@ class StateBackendConformance:
 
         assert draft.is_like(await store.load(draft.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_change_that_builds_on_a_lost_one_is_refused(self, store: StateBackend) -> None:
         """A head that the run does not have is a `StateError`, and nothing is changed."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -531,7 +538,7 @@ class StateBackendConformance:
         assert not isinstance(error.value, RunOwnedError)
         assert await store.load(draft.run_id) == before
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_change_in_vain_leaves_the_owner_its_run(self, store: StateBackend) -> None:
         """After a refused change the owner may do the right one."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -545,7 +552,7 @@ class StateBackendConformance:
 
         assert draft.is_like(await store.load(draft.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_many_runs_are_written_at_once(self, store: StateBackend) -> None:
         """Fifty tasks that write ten changes each lose none, and those that are refused hurt nobody."""
         drafts, owner = [RunDraft() for _ in range(50)], owner_elsewhere()
@@ -564,7 +571,7 @@ class StateBackendConformance:
             assert len(draft.entries) == 10
             assert draft.is_like(await store.load(draft.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_cancelled_change_is_made_or_not(self, store: StateBackend) -> None:
         """Who stops waiting leaves the run as before or as after the change, and the store works on."""
         for turns in range(4):
@@ -584,7 +591,7 @@ class StateBackendConformance:
 
     # Letting go
 
-    @_in_a_loop
+    @in_a_loop
     async def test_only_its_owner_lets_a_run_go(self, store: StateBackend) -> None:
         """Releasing by somebody else does nothing; by the owner it frees the run and keeps all else."""
         draft, owner = RunDraft(), owner_elsewhere()
@@ -603,7 +610,7 @@ class StateBackendConformance:
 
     # Listing
 
-    @_in_a_loop
+    @in_a_loop
     async def test_runs_are_listed_newest_first(self, store: StateBackend) -> None:
         """The order is that of the last change, and a limit leaves out the oldest."""
         owner, drafts = owner_elsewhere(), [RunDraft() for _ in range(4)]
@@ -621,7 +628,7 @@ class StateBackendConformance:
             assert [record.run_id for record in limited] == expected[:limit]
         assert listed[0] == (await store.load(drafts[0].run_id)).record
 
-    @_in_a_loop
+    @in_a_loop
     async def test_runs_are_listed_by_what_they_are(self, store: StateBackend) -> None:
         """Status, pipeline and time choose runs, alone and together; `since` counts in, `until` does not."""
         owner = owner_elsewhere()
@@ -648,7 +655,7 @@ class StateBackendConformance:
 
     # Forgetting
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_deleted_run_is_gone_with_its_journal(self, store: StateBackend) -> None:
         """Its identity is free again, nothing of the old journal comes back, and other runs stay."""
         draft, other, owner = RunDraft(), RunDraft(), owner_elsewhere()
@@ -666,7 +673,7 @@ class StateBackendConformance:
         assert await store.create(again.record(), owner) is True
         assert again.is_like(await store.load(draft.run_id))
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_run_of_a_live_owner_is_not_deleted(self, store: StateBackend) -> None:
         """Whoever owns a run keeps it; what belonged to a dead owner can be deleted."""
         draft, owned = RunDraft(), RunDraft()
@@ -681,7 +688,7 @@ class StateBackendConformance:
 
     # The store itself
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_closed_store_may_be_used_again(self, store: StateBackend) -> None:
         """Closing loses nothing, may be done twice, and before anything was stored."""
         await store.close()
@@ -696,7 +703,7 @@ class StateBackendConformance:
 
     def test_a_store_is_used_from_one_event_loop_after_another(self) -> None:
         """What one loop stored is there in the next one, with and without closing in between."""
-        store, draft, owner = self.new_store(lease_s=_LONG_S), RunDraft(), owner_elsewhere()
+        store, draft, owner = self.new_store(lease_s=LONG_S), RunDraft(), owner_elsewhere()
         asyncio.run(_ignore(store.create(draft.record(), owner)))
         for step in range(3):
             asyncio.run(store.write(draft.run_id, owner, draft.change(draft.entry(str(step)))))
@@ -712,12 +719,12 @@ class StateBackendConformance:
         """What one store has stored, another one reads and goes on with, as another process would."""
 
         async def scenario() -> None:
-            first = self.new_store(lease_s=_LONG_S)
+            first = self.new_store(lease_s=LONG_S)
             draft, owner, successor = RunDraft(), owner_elsewhere(), owner_elsewhere()
             await first.create(draft.record(), owner)
             entry = draft.entry("0")
             await first.write(draft.run_id, owner, draft.change(entry, releases=True))
-            second = self.reopened(first, lease_s=_LONG_S)
+            second = self.reopened(first, lease_s=LONG_S)
 
             assert draft.is_like(await second.claim(draft.run_id, successor))
             await second.write(draft.run_id, successor, draft.change(draft.entry("1"), removed=[entry]))
@@ -730,11 +737,11 @@ class StateBackendConformance:
 
         asyncio.run(scenario())
 
-    @_in_a_loop
+    @in_a_loop
     async def test_a_store_says_how_long_it_keeps_what(self, store: StateBackend) -> None:
         """Its durability is one of three, and its lease the one that it was made with."""
         assert store.durability in ("full", "fast", "exit")
-        assert store.lease_s == _LONG_S
+        assert store.lease_s == LONG_S
 
 
 async def _claimed_at_last(store: StateBackend, run_id: str, owner: Owner) -> StoredRun:

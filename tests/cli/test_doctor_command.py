@@ -50,7 +50,7 @@ def test_a_healthy_database(capsys: Captured) -> None:
     """It is said to be healthy, with what is in it."""
     ended = doctor(capsys)
 
-    assert (ended.code, ended.out) == (ExitCode.SUCCESS, "runs.db is healthy: 2 runs, 4 entries, schema 1\n")
+    assert (ended.code, ended.out) == (ExitCode.SUCCESS, "runs.db is healthy: 2 runs, 4 entries, schema 2\n")
 
 
 @pytest.mark.parametrize(

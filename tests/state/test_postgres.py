@@ -9,15 +9,17 @@ from psycopg.conninfo import make_conninfo
 
 from flujo import Flujo, PostgresBackend, Step
 from flujo.exceptions import ConfigurationError, RunOwnedError, SchemaTooNewError, StateError
-from flujo.state.backend import Durability
+from flujo.state.backend import Durability, StateBackend
 from flujo.state.ownership import Owner
+from flujo.state.postgres import MIGRATIONS
 from flujo.state.records import JournalWrite, RunQuery
+from flujo.testing.budget_conformance import BudgetStoreConformance
 from flujo.testing.conformance import RunDraft, StateBackendConformance, owner_elsewhere
 from tests.faults.every_kind import ANSWER, Effects, runner_of
 from tests.postgres import PostgresServer
 
 
-class TestPostgresBackend(StateBackendConformance):
+class TestPostgresBackend(StateBackendConformance, BudgetStoreConformance):
     """A store in a database of its own, opened twice where a test asks for two."""
 
     server: PostgresServer
@@ -30,7 +32,7 @@ class TestPostgresBackend(StateBackendConformance):
     def new_store(self, *, lease_s: float) -> PostgresBackend:
         return self._store(self.server.new_database(), lease_s)
 
-    def reopened(self, store: PostgresBackend, *, lease_s: float) -> PostgresBackend:
+    def reopened(self, store: StateBackend, *, lease_s: float) -> PostgresBackend:
         return self._store(self.dsns[id(store)], lease_s)
 
     def _store(self, dsn: str, lease_s: float) -> PostgresBackend:
@@ -57,7 +59,7 @@ async def test_many_may_open_an_empty_database_at_once(postgres_dsn: str) -> Non
 
     assert await asyncio.gather(*(backend.list_runs(RunQuery()) for backend in backends)) == [[]] * 6
     with psycopg.connect(postgres_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM flujo_schema").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM flujo_schema").fetchone() == (len(MIGRATIONS),)
     for backend in backends:
         await backend.close()
 
@@ -87,7 +89,7 @@ class CandidBackend(PostgresBackend):
     async def synchronous_commit(self) -> str:
         """Return whether the server waits for its disk."""
         row: tuple[str] = await self._transact(
-            None, lambda session: session.execute("SHOW synchronous_commit").fetchone()
+            "the runs", lambda session: session.execute("SHOW synchronous_commit").fetchone()
         )
         return row[0]
 

@@ -139,7 +139,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     await backend.close()
     _execute(backend.path, "PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaTooNewError, match="has schema 99, and this flujo knows 1; upgrade flujo"):
+    with pytest.raises(SchemaTooNewError, match="has schema 99, and this flujo knows 2; upgrade flujo"):
         await backend.load("run")
 
 

@@ -56,6 +56,15 @@ class HeldReservation:
     _admissions: "Admissions"
     _is_open: bool = True
 
+    def make_smaller(self, bound: Bound) -> None:
+        """Set aside less than before."""
+        if bound != self.bound:
+            for level in self._levels:
+                level.let_go(self.bound)
+                level.hold(bound)
+            self.bound = bound
+            self._admissions.serve()
+
     def settle(self, cost: Decimal, tokens: int) -> None:
         """Charge what the call did use."""
         self._end(cost, tokens, is_uncertain=False)

@@ -6,6 +6,7 @@ import inspect
 import logging
 import reprlib
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterator
+from time import perf_counter
 from types import AsyncGeneratorType
 from typing import Any, TypeGuard, TypeVar
 
@@ -42,6 +43,7 @@ async def ask(
     control, timeout_s = frame.scope.control, step.config.timeout_s
     meter = CallMeter(frame) if call.is_metered or step.max_cost is not None else None
     is_ending = False
+    started = 0.0 if frame.scope.budgets is None else perf_counter()
     try:
         if meter is not None and step.max_cost is not None:
             await within_deadline(control, meter.begin(step.max_cost))
@@ -71,22 +73,24 @@ async def ask(
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
         if is_cancelled():
             control.in_flight.append(_place(frame))
-            await _charge(_failed(cancelled.__cause__ or cancelled, streamed), meter, frame)
+            await _charge(_failed(cancelled.__cause__ or cancelled, streamed), meter, frame, started)
             raise
     if answer.cost or answer.tokens or meter is not None:
-        await _charge(answer, meter, frame)
+        await _charge(answer, meter, frame, started)
     if is_ending:
         control.in_flight.append(_place(frame))
         raise asyncio.CancelledError
     return answer
 
 
-async def _charge(answer: Answer, meter: CallMeter | None, frame: ExecutionFrame[Any]) -> None:
-    """Charge what a call came to, but for what its meter has charged already."""
+async def _charge(answer: Answer, meter: CallMeter | None, frame: ExecutionFrame[Any], started: float) -> None:
+    """Charge what a call came to that started at this moment, but for what its meter has charged already."""
     if meter is not None and meter.is_used:
         meter.end(answer)
     elif answer.cost or answer.tokens:
         await frame.usage.add_usage(answer.cost, answer.tokens)
+        if (budgets := frame.scope.budgets) is not None:
+            await budgets.charge(answer.cost, answer.tokens, perf_counter() - started)
 
 
 def _place(frame: ExecutionFrame[Any]) -> str:

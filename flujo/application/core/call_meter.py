@@ -5,13 +5,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from time import perf_counter
 from typing import Any
 
-from flujo.application.core.frame import DurableRun, ExecutionFrame
+from flujo.application.core.admissions import HeldReservation
+from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.shared_budgets import SharedBudgets, SharedReservation
 from flujo.domain.agents import Answer
 from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
+from flujo.domain.models import MIN_OUTPUT_TOKENS
 from flujo.domain.money import ZERO, add_usd, subtract_usd
+from flujo.domain.step import AgentStep
 from flujo.exceptions import RefusedCallError
+from flujo.state.budgets import BudgetOutcome, BudgetRequest
 
 
 @dataclass(slots=True)
@@ -43,17 +49,21 @@ class CallMeter:
     @property
     def has_limit(self) -> bool:
         """Whether a limit has to hold at every moment; if the attempt as a whole is reserved, that is enough."""
-        return self._whole is None and self._frame.usage.has_limit
+        return self._whole is None and (self._frame.usage.has_limit or self._frame.scope.budgets is not None)
 
     @property
     def has_usd_limit(self) -> bool:
         """Whether a limit in dollars has to hold at every moment; likewise."""
-        return self._whole is None and self._frame.usage.has_usd_limit
+        budgets = self._frame.scope.budgets
+        return self._whole is None and (
+            self._frame.usage.has_usd_limit or (budgets is not None and budgets.has_usd_limit)
+        )
 
     @property
     def min_output_tokens(self) -> int:
         """The fewest output tokens that an answer is worth asking for."""
-        return self._frame.usage.min_output_tokens
+        of_limits = self._frame.usage.min_output_tokens
+        return of_limits if self._frame.scope.budgets is None else max(of_limits, MIN_OUTPUT_TOKENS)
 
     async def reserve(self, call: BoundedCall) -> Reservation:
         """Set aside what a call can use; see `Meter`.
@@ -68,14 +78,13 @@ class CallMeter:
         if (halt := control.halt) is not None:
             raise RefusedCallError(halt.reason)
         try:
-            held = await self._frame.usage.reserve(call)
+            reservation = _MeteredReservation(await self._frame.usage.reserve(call), self)
+            self._open.append(reservation)
+            await self._keep(call, reservation)
         except RefusedCallError as refused:
             control.refuse(str(refused))
             raise
-        reservation = _MeteredReservation(held, self)
-        self._open.append(reservation)
-        if self._frame.scope.durable is not None:
-            await self._keep(self._frame.scope.durable, reservation)
+        reservation.started = perf_counter()
         return reservation
 
     @property
@@ -113,13 +122,33 @@ class CallMeter:
             cost, tokens = add_usd(cost, each.bound.cost), tokens + each.bound.tokens
         return cost, tokens
 
-    async def _keep(self, durable: DurableRun, reservation: "_MeteredReservation") -> None:
-        """Let the store know what may be paid, before it is: whoever is killed cannot tell afterwards."""
+    async def _keep(self, call: BoundedCall, reservation: "_MeteredReservation") -> None:
+        """Let stores know what may be paid, before it is: whoever is killed cannot tell afterwards."""
+        scope = self._frame.scope
         try:
-            await durable.hold(self._frame.path, *self._held())
+            if scope.budgets is not None:
+                await self._share(call, reservation, scope.budgets)
+            elif scope.durable is not None:
+                await scope.durable.hold(self._frame.path, *self._held())
         except BaseException:
             reservation.release()  # the call is not made
             raise
+
+    async def _share(self, call: BoundedCall, reservation: "_MeteredReservation", budgets: SharedBudgets) -> None:
+        """Reserve a call in the budgets of the step too, and store what may be paid in the same transaction."""
+        durable = self._frame.scope.durable
+
+        async def hold(request: BudgetRequest, bound: Bound) -> BudgetOutcome:
+            reservation.held.make_smaller(bound)
+            if durable is None:
+                return await budgets.desk.ask(request)
+            return await durable.hold_in_budgets(self._frame.path, self._held(), request)
+
+        step = self._frame.step
+        timeout_s = step.config.timeout_s if isinstance(step, AgentStep) else None
+        reservation.shared = await budgets.reserve(
+            call, reservation.bound, hold, timeout_s=timeout_s, halt=self._frame.scope.control.why_halted
+        )
 
     def _part(self, call: BoundedCall) -> Reservation:
         """Return what stands for a call within an attempt that is reserved as a whole: it only counts."""
@@ -168,8 +197,10 @@ class CallMeter:
 class _MeteredReservation:
     """A reservation whose end its meter is told of first, because the end may be the end of the run."""
 
-    held: Reservation
+    held: HeldReservation
     meter: CallMeter
+    shared: SharedReservation | None = None
+    started: float = 0.0  # on the clock of `perf_counter`
 
     @property
     def bound(self) -> Bound:
@@ -178,17 +209,23 @@ class _MeteredReservation:
     def settle(self, cost: Decimal, tokens: int) -> None:
         if self.meter.take_back(self):
             self.meter.add(cost, tokens)
+            if self.shared is not None:
+                self.shared.settle(cost, tokens, perf_counter() - self.started)
             with self.meter.settling():
                 self.held.settle(cost, tokens)
 
     def release(self) -> None:
         if self.meter.take_back(self):
+            if self.shared is not None:
+                self.shared.release()
             self.held.release()
 
     def lose(self) -> None:
         if self.meter.take_back(self):
             self.meter.add(self.bound.cost, self.bound.tokens)
             self.meter.uncertain_cost = add_usd(self.meter.uncertain_cost, self.bound.cost)
+            if self.shared is not None:
+                self.shared.lose()
             with self.meter.settling():
                 self.held.lose()
 

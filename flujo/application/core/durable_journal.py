@@ -11,7 +11,7 @@ run, and what is written for a step depends on what it gave and changed, not on 
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from operator import attrgetter
@@ -23,17 +23,19 @@ from flujo.application.core.context_changes import apply_context_change, context
 from flujo.application.core.fingerprints import Fingerprints
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.frontier import Frontier
+from flujo.application.core.shared_budgets import BudgetDesk
 from flujo.application.core.state_manager import Question, StateManager
 from flujo.application.core.stored_results import StoredResults
 from flujo.application.core.ultra_executor import FellBack
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.models import HumanInteraction, StepPath
-from flujo.domain.money import ZERO, add_usd
+from flujo.domain.money import ZERO, add_usd, subtract_usd
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
 from flujo.state.backend import StateBackend
+from flujo.state.budgets import BudgetChange, BudgetOutcome, BudgetRequest, RunWrite
 from flujo.state.ownership import Owner
 from flujo.state.records import EntryKind, JournalEntry, JournalWrite, StoredRun, StoredStatus, read_path, written_path
 from flujo.utils.clock import Clock
@@ -129,7 +131,7 @@ class DurableJournal(StateManager):
         self._is_optional, self._has_gaps = is_optional, False
         record = stored.record
         self.run_id = record.run_id
-        self._backend, self._owner, self._codec, self._clock = backend, owner, codec, clock
+        self._backend, self.owner, self._codec, self._clock = backend, owner, codec, clock
         self._fingerprints = fingerprints
         self._seal = record.seal
         self._stored_head = record.head
@@ -152,6 +154,7 @@ class DurableJournal(StateManager):
         self._last_task = id(asyncio.current_task())  # that added something
         self._open(stored, allow_changes=allow_changes)
         self.governor: UsageGovernor | None = None
+        self.budgets: BudgetDesk | None = None
 
     # Going on
 
@@ -376,6 +379,19 @@ class DurableJournal(StateManager):
         self._set_held(written_path(path), cost, tokens)
         await self._store()
 
+    async def hold_in_budgets(self, path: StepPath, held: tuple[Decimal, int], request: BudgetRequest) -> BudgetOutcome:
+        """Do the same, and reserve its next call in shared budgets, both at once or neither."""
+        assert self.budgets is not None, "a run whose calls are in budgets has a desk for them"
+        if self._is_buffered:
+            return await self.budgets.ask(request)
+        (cost, tokens), written = held, written_path(path)
+        async with self._writing:
+            self._set_held(written, cost, tokens)
+            outcome = await self._flush("running", releases=False, request=request)
+            if not outcome.is_granted:
+                self._set_held(written, subtract_usd(cost, request.most.usd), tokens - request.most.tokens)
+        return outcome
+
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
         """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed.
 
@@ -534,8 +550,14 @@ class DurableJournal(StateManager):
             if self._stored < mine:
                 await self._flush("running", releases=False)
 
-    async def _flush(self, status: StoredStatus, *, releases: bool) -> None:
-        """Store what is buffered; one change at a time, because each builds on the one before."""
+    async def _flush(
+        self, status: StoredStatus, *, releases: bool, request: BudgetRequest | None = None
+    ) -> BudgetOutcome:
+        """Store what is buffered; one change at a time, because each builds on the one before.
+
+        What calls have used is settled with what they gave. If there is a call to be reserved that may not begin yet,
+        nothing is stored, and all stays buffered.
+        """
         added = self._added
         cost, tokens = (ZERO, 0) if self.governor is None else (self.governor.total_cost, self.governor.total_tokens)
         head, count, now = self._frontier.head, len(self._frontier), self._clock.now().timestamp()
@@ -552,10 +574,34 @@ class DurableJournal(StateManager):
             entries=list(self._buffer.values()),
             releases=releases,
         )
-        self._stored_head = head
-        self._buffer, self._removed = {}, []
-        await self._backend.write(self.run_id, self._owner, change)
-        self._stored = added
+        before, self._stored_head = self._stored_head, head
+        entries, self._buffer, self._removed = self._buffer, {}, []
+        settlements = [] if self.budgets is None else self.budgets.take()
+        if self.budgets is None or not (settlements or request):
+            await self._backend.write(self.run_id, self.owner, change)
+            self._stored = added
+            return BudgetOutcome()
+        run = RunWrite(self.run_id, self.owner, change)
+        try:
+            outcome = await self.budgets.store.change_budgets(BudgetChange(settlements, request), run)
+        except Exception:  # not if it is cancelled, because then it is stored all the same
+            self.budgets.put_back(settlements)
+            raise
+        if outcome.is_granted:
+            self._stored = added
+        else:
+            self._stored_head = before
+            self._buffer_again(entries, change.removed)
+        if settlements:
+            self.budgets.note(outcome)
+        return outcome
+
+    def _buffer_again(self, entries: dict[int, JournalEntry], removed: Sequence[int]) -> None:
+        """Buffer what was not stored, but for entries that have been removed meanwhile."""
+        later = self._removed
+        self._removed = [*removed, *(number for number in later if number not in entries)]
+        gone = set(later)
+        self._buffer = {**{number: entry for number, entry in entries.items() if number not in gone}, **self._buffer}
 
 
 _NOTHING_HELD = _Held(ZERO, 0)

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 from flujo.application.core.admissions import Admissions
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.resources import BroughtResources
+from flujo.application.core.shared_budgets import BudgetDesk, SharedBudgets
 from flujo.application.core.state_manager import CheckpointT, Question, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult, Waiting
+from flujo.state.budgets import BudgetOutcome, BudgetRequest
 from flujo.utils.clock import Clock
 
 ContextT = TypeVar("ContextT", bound=BaseModel)
@@ -136,6 +138,10 @@ class RunControl:
             self.cut_short.discard(task)
             task.uncancel()
 
+    def why_halted(self) -> str | None:
+        """Return why nothing more may start; `None` while the run goes on."""
+        return None if self.halt is None else self.halt.reason
+
     def abort(self, reason: str) -> None:
         """Let nothing more start; calls in flight run to their end."""
         if self.halt is None:
@@ -168,6 +174,16 @@ class DurableRun(Protocol):
 
     async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
         """Keep what the attempt at a step that is under way may have paid, before it pays it."""
+        ...
+
+    async def hold_in_budgets(self, path: StepPath, held: tuple[Decimal, int], request: BudgetRequest) -> BudgetOutcome:
+        """Do the same, and reserve its next call in shared budgets, both at once or neither.
+
+        Args:
+            path: The address of the step.
+            held: Dollars and tokens that the attempt may have paid, the call included.
+            request: The call.
+        """
         ...
 
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
@@ -215,6 +231,8 @@ class RunScope:
         control: What stops or pauses the run.
         journal: Where the unfinished steps stand.
         durable: Keeps what finishes; `None` if nothing is kept.
+        desk: What the run has to do with the budgets of its store; `None` if no step of it has any.
+        budgets: What its calls share with other runs; `None` if there are none.
         new_context: Makes the context of a sub-pipeline.
         clock: Tells the time.
         resources: What the agents share; `None` if there are none.
@@ -233,6 +251,8 @@ class RunScope:
     hooks: HookDispatcher | None = None
     cache: ICacheBackend | None = None
     durable: DurableRun | None = None
+    desk: BudgetDesk | None = None
+    budgets: SharedBudgets | None = None
     brought: BroughtResources = field(default_factory=BroughtResources)
 
 

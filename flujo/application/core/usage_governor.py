@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 
-from flujo.application.core.admissions import Admissions
-from flujo.domain.metering import Bound, BoundedCall, Reservation
+from flujo.application.core.admissions import Admissions, HeldReservation
+from flujo.domain.metering import Bound, BoundedCall
 from flujo.domain.models import UsageLimits
 from flujo.domain.money import ZERO, add_usd, format_usd, subtract_usd
 
@@ -94,7 +94,7 @@ class UsageGovernor:
             return f"{self.label} passed its limit of {tokens} tokens: {self.total_tokens} spent"
         return None
 
-    async def reserve(self, call: BoundedCall) -> Reservation:
+    async def reserve(self, call: BoundedCall) -> HeldReservation:
         """Set aside what a call may use on this level and all above it, once it fits on all of them.
 
         Raises:
