@@ -136,7 +136,7 @@ def test_threads_share_a_budget(tmp_path: Path) -> None:
     backends = [SQLiteBackend(tmp_path / "runs.db", durability="fast") for _ in range(2)]
     seller = Seller(cost=Decimal("0.03"), most=Decimal("0.3"))
     threads = [
-        threading.Thread(target=lambda b=backends[number % 2]: asyncio.run(_ended(_work(seller, b))))  # type: ignore[misc]
+        threading.Thread(target=lambda b=backends[number % 2]: asyncio.run(_ended(_work(seller, b))))
         for number in range(8)
     ]
     for thread in threads:
