@@ -135,10 +135,11 @@ def test_threads_share_a_budget(tmp_path: Path) -> None:
     """Each with an event loop of its own, on one store object and on two."""
     backends = [SQLiteBackend(tmp_path / "runs.db", durability="fast") for _ in range(2)]
     seller = Seller(cost=Decimal("0.03"), most=Decimal("0.3"))
-    threads = [
-        threading.Thread(target=lambda b=backends[number % 2]: asyncio.run(_ended(_work(seller, b))))
-        for number in range(8)
-    ]
+
+    def work(backend: SQLiteBackend) -> None:
+        asyncio.run(_ended(_runner(seller.map(5), backend).run_async(list(range(10)))))
+
+    threads = [threading.Thread(target=work, args=(backends[number % 2],)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -147,10 +148,6 @@ def test_threads_share_a_budget(tmp_path: Path) -> None:
     status = asyncio.run(_settled(backends[0]))
     assert seller.total == status.spent.usd
     assert Decimal("0.7") <= status.spent.usd <= 1
-
-
-async def _work(seller: Seller, backend: BudgetStore) -> PipelineResult[Any]:
-    return await _runner(seller.map(5), backend).run_async(list(range(10)))
 
 
 async def test_a_budget_can_be_spent_though_reservations_are_ten_times_the_cost(backend: BudgetStore) -> None:
