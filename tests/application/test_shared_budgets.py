@@ -482,6 +482,20 @@ async def test_a_request_may_take_no_longer_than_a_budget_has_seconds(backend: B
         await _runner(step, backend, Budget("brief", seconds=1)).run_async("x")
 
 
+async def test_an_attempt_may_take_no_longer_than_a_budget_has_seconds(backend: BudgetStore) -> None:
+    """An attempt that is reserved as a whole is ended when its time is over."""
+
+    async def take_long(_: Any) -> Paid:
+        await asyncio.sleep(60)
+        return Paid("never", 0.1)
+
+    step = Step("wait", take_long, max_cost_usd=0.3, max_retries=0)
+    result = await _runner(step, backend, Budget("brief", seconds=1)).run_async("x")
+
+    assert result.step_history[0].feedback == "timed out after 1 s"
+    assert (await _settled(backend, "brief")).uncertain == Amounts(Decimal("0.3"), 0, 1, Decimal(1))
+
+
 @pytest.mark.usefixtures("priced")
 async def test_seconds_that_a_request_takes_are_counted(backend: BudgetStore) -> None:
     """In thousandths, rounded up; a step without a timeout reserves ten minutes."""

@@ -28,7 +28,10 @@ class CutShortError(Exception):
 
 
 class TimedOutError(Exception):
-    """The call took longer than its step allows."""
+    """The call took longer than its step, or a budget in seconds, allows."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(f"timed out after {after_s:g} s")
 
 
 async def ask(
@@ -47,6 +50,7 @@ async def ask(
     try:
         if meter is not None and step.max_cost is not None:
             await within_deadline(control, meter.begin(step.max_cost))
+            timeout_s = meter.whole_s or timeout_s
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
             given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback, meter))
             streamed = StreamedAnswer()
@@ -55,7 +59,7 @@ async def ask(
             asked = call.keywords
             given = call.run(data, **_keywords(call, asked, step, frame, feedback, meter)) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
-                bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), given)
+                bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), timeout_s, given)
                 given, is_ending = await await_call(control, bounded)
             if isinstance(given, AsyncGeneratorType):  # of a decorated generator function
                 streamed = StreamedAnswer()
@@ -64,7 +68,7 @@ async def ask(
         else:
             deadline = asyncio.timeout(timeout_s)
             reading = _consume(given, streamed, frame.on_chunk, deadline)
-            _, is_ending = await await_call(control, _no_longer_than(deadline, reading))
+            _, is_ending = await await_call(control, _no_longer_than(deadline, timeout_s, reading))
             answer = streamed.whole()
     except Exception as error:  # the agent is code of the user's
         _log.debug("an attempt at step %r raised", frame.step.name, exc_info=error)
@@ -157,8 +161,8 @@ async def within_deadline(control: RunControl, answer: Awaitable[T]) -> T:
     return given
 
 
-async def _no_longer_than(deadline: asyncio.Timeout, answer: Awaitable[T]) -> T:
-    """Await an answer, no longer than a deadline that has not begun.
+async def _no_longer_than(deadline: asyncio.Timeout, after_s: float | None, answer: Awaitable[T]) -> T:
+    """Await an answer, no longer than a deadline that has not begun, which passes after so many seconds.
 
     Raises:
         TimedOutError: It passed.
@@ -168,7 +172,8 @@ async def _no_longer_than(deadline: asyncio.Timeout, answer: Awaitable[T]) -> T:
             return await answer
     except TimeoutError:
         if deadline.expired():
-            raise TimedOutError from None
+            assert after_s is not None, "only a deadline that there is passes"
+            raise TimedOutError(after_s) from None
         raise  # it is the agent's own
 
 

@@ -130,7 +130,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             return await _keep(step, frame, result) if step.updates_context else result
         if (ended := _end_at_once(step, frame, attempts, failure)) is not None:
             return ended
-        why = _reason(step, failure)
+        why = _reason(failure)
         if isinstance(failure, _FINAL):
             break
         if (halt := frame.scope.control.halt) is not None:
@@ -163,10 +163,8 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
     return data, control.halt.refuse(step) if control.halt else refused
 
 
-def _reason(step: AgentStep[Any, Any], failure: BaseException) -> str:
-    if isinstance(failure, TimedOutError):
-        return f"timed out after {step.config.timeout_s:g} s"
-    if isinstance(failure, _RefusedError):
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, (TimedOutError, _RefusedError)):
         return str(failure)
     return error_message(failure) if isinstance(failure, ContextUpdateError) else describe_error(failure)
 

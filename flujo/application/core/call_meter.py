@@ -160,6 +160,11 @@ class CallMeter:
         """Set aside the most that the attempt as a whole can cost; what its answer reports settles it."""
         self._whole = await self.reserve(FixedCall(Bound(max_cost)))
 
+    @property
+    def whole_s(self) -> float:
+        """Seconds that an attempt that is reserved as a whole may take; 0 if no budget limits them."""
+        return 0.0 if self._whole is None else float(self._whole.bound.seconds)
+
     def end(self, answer: Answer) -> None:
         """Charge what is reserved still, and let the answer say what was charged in all.
 
