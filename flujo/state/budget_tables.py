@@ -20,6 +20,7 @@ from flujo.state.records import checksum_of, read_text, stored_text
 
 _NOTHING = Amounts()
 _NO_LIMIT = "-"
+_MOST_COUNTED = 100  # calls that wait
 
 _TABLES = (
     """CREATE TABLE {budgets} (
@@ -259,14 +260,14 @@ class BudgetTables:
         return None if row[0] is None else int(row[0])
 
     def _ahead(self, connection: Any, place: int | None, accounts: Sequence[_Account]) -> int:
-        """Return how many calls wait for the same budgets that came before."""
+        """Return how many calls wait for the same budgets that came before, as far as it is worth counting."""
         values: tuple[int, ...] = tuple(account.number for account in accounts)
         marks, before = ", ".join("?" * len(values)), ""
         if place is not None:
             values, before = (*values, place), "AND id < ?"
         statement = (
-            f"SELECT count(DISTINCT call_id) FROM {{budget_calls}} "
-            f"WHERE state = 'waiting' AND budget IN ({marks}) {before}"
+            "SELECT count(*) FROM (SELECT DISTINCT call_id FROM {budget_calls} "
+            f"WHERE state = 'waiting' AND budget IN ({marks}) {before} LIMIT {_MOST_COUNTED}) AS waiting"
         )
         return int(self._execute(connection, statement, values).fetchone()[0])
 

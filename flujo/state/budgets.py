@@ -95,7 +95,7 @@ class BudgetOutcome:
         is_granted: Whether the call that wanted to begin may; `True` if there was none. If not, it waits in the queue
             of its budgets, and nothing of the run was written.
         rooms: What each budget has for the call, if it may not begin.
-        ahead: How many calls wait for the same budgets and came before.
+        ahead: How many calls wait for the same budgets and came before; those beyond a hundred need not be counted.
         breaches: Which limits are passed, with the limit and what was spent.
     """
 

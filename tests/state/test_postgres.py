@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from flujo import Flujo, PostgresBackend, Step
+from flujo import Budget, Flujo, PostgresBackend, Step
 from flujo.exceptions import ConfigurationError, RunOwnedError, SchemaTooNewError, StateError
 from flujo.state.backend import Durability, StateBackend
 from flujo.state.ownership import Owner
@@ -51,6 +51,24 @@ async def test_a_newer_schema_is_refused(postgres_dsn: str) -> None:
 
     with pytest.raises(SchemaTooNewError, match=r"schema 99.*upgrade flujo"):
         await PostgresBackend(postgres_dsn).list_runs(RunQuery())
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_a_database_of_an_older_schema_is_brought_up_to_date(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """Its runs are there, and it keeps budgets too."""
+    draft, older = RunDraft("run"), PostgresBackend(postgres_dsn)
+    with monkeypatch.context() as patch:
+        patch.setattr("flujo.state.postgres.MIGRATIONS", MIGRATIONS[:version])
+        await older.create(draft.record(), owner_elsewhere())
+        await older.close()
+
+    backend = PostgresBackend(postgres_dsn)
+
+    assert draft.is_like(await backend.load("run"))
+    assert (await backend.set_budget(Budget("team", usd=1))).left.usd == 1
+    await backend.close()
 
 
 async def test_many_may_open_an_empty_database_at_once(postgres_dsn: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from flujo import ConfigurationError, Flujo, SQLiteBackend, Step
+from flujo import Budget, ConfigurationError, Flujo, SQLiteBackend, Step
 from flujo.exceptions import SchemaTooNewError, StateCorruptedError, StateError
+from flujo.state import sqlite
 from flujo.state.records import RunQuery
 from flujo.testing.conformance import RunDraft, owner_elsewhere
 
@@ -141,6 +142,25 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SchemaTooNewError, match="has schema 99, and this flujo knows 2; upgrade flujo"):
         await backend.load("run")
+
+
+@pytest.mark.parametrize("version", range(1, len(sqlite.MIGRATIONS)))
+async def test_a_database_of_an_older_schema_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """Its runs are there, and it keeps budgets too."""
+    path, draft = tmp_path / "runs.db", RunDraft("run")
+    with monkeypatch.context() as older:
+        older.setattr(sqlite, "MIGRATIONS", sqlite.MIGRATIONS[:version])
+        backend = SQLiteBackend(path)
+        await _stored(backend, draft)
+        await backend.close()
+
+    backend = SQLiteBackend(path)
+
+    assert draft.is_like(await backend.load("run"))
+    assert (await backend.set_budget(Budget("team", usd=1))).left.usd == 1
+    await backend.close()
 
 
 async def test_more_tokens_than_a_column_takes_are_a_typed_error(tmp_path: Path) -> None:
