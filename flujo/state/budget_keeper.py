@@ -21,8 +21,8 @@ class BudgetKeeper(ABC):
     _tables: BudgetTables
 
     @abstractmethod
-    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
-        """Run a function in a transaction; `which` says what it is about."""
+    async def _in_budgets(self, which: str, work: BudgetWork[T], *, run: RunWrite | None = None) -> T:
+        """Run a function in a transaction; `which` says what it is about, `run` what it writes to a run."""
 
     @abstractmethod
     def _write_with(self, connection: Any, run: RunWrite) -> None:
@@ -42,7 +42,7 @@ class BudgetKeeper(ABC):
                 self._write_with(connection, run)
             return outcome
 
-        return await self._in_budgets("the budgets" if run is None else f"run {run.run_id!r}", work)
+        return await self._in_budgets("the budgets" if run is None else f"run {run.run_id!r}", work, run=run)
 
     async def renew_calls(self, owner: Owner) -> None:
         """Renew the lease on the calls of an owner."""

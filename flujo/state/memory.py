@@ -147,7 +147,7 @@ class InMemoryBackend(BudgetKeeper):
     async def close(self) -> None:
         """Do nothing: what it holds is memory."""
 
-    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
+    async def _in_budgets(self, which: str, work: BudgetWork[T], *, run: RunWrite | None = None) -> T:
         with self._lock:
             connection = self._open_budgets()
             connection.execute("BEGIN")

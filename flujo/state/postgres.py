@@ -189,7 +189,7 @@ class PostgresBackend(BudgetKeeper):
             raise _lost(connection, run.run_id, owner)
         _store_entries(connection, row[0], change)
 
-    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
+    async def _in_budgets(self, which: str, work: BudgetWork[T], *, run: RunWrite | None = None) -> T:
         def transact(connection: Any) -> T:
             return work(connection, float(connection.execute(f"SELECT {_NOW}").fetchone()[0]))
 

@@ -209,9 +209,9 @@ class SQLiteBackend(BudgetKeeper):
 
         return store
 
-    def _small(self, change: JournalWrite) -> int | None:
+    def _small(self, change: JournalWrite | None) -> int | None:
         """Return about what a change adds to the log, if it is small and its commit does not wait for the disk."""
-        size = sum([len(entry.payload) for entry in change.entries])
+        size = 0 if change is None else sum([len(entry.payload) for entry in change.entries])
         return _LEAST_LOGGED_BYTES + size if self.durability == "fast" and size <= _SMALL_BYTES else None
 
     async def renew(self, run_id: str, owner: Owner) -> None:
@@ -276,8 +276,8 @@ class SQLiteBackend(BudgetKeeper):
 
         await self._write(run_id, remove)
 
-    async def _in_budgets(self, which: str, work: BudgetWork[T]) -> T:
-        log_bytes = _LEAST_LOGGED_BYTES if self.durability == "fast" else None
+    async def _in_budgets(self, which: str, work: BudgetWork[T], *, run: RunWrite | None = None) -> T:
+        log_bytes = self._small(None if run is None else run.change)
         try:
             return await self._writer.run(lambda connection: work(connection, time.time()), log_bytes=log_bytes)
         except _FAILURES as error:

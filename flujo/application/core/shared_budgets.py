@@ -9,7 +9,8 @@ What a call used is settled with the next entry of the run's journal, which has 
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -37,9 +38,31 @@ Hold = Callable[[BudgetRequest, Bound], Awaitable[BudgetOutcome]]
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """The place of a call among those of its run that wait."""
+    """Tells a call that waits to ask again."""
 
     has_come: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Place:
+    """The place of a call among those of its run that wait for the same budgets."""
+
+    turn: _Turn
+    turns: dict[_Turn, None]
+
+    @property
+    def is_first(self) -> bool:
+        return next(iter(self.turns)) is self.turn
+
+    async def until_turn(self, ahead: int) -> None:
+        """Return when the call may have come to be the next one; what ends in other processes does not tell."""
+        timeout_s = min(_POLL_S * (1 + ahead), _LONGEST_POLL_S) if self.is_first else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.turn.has_come.wait()
+        except TimeoutError:
+            return
+        self.turn.has_come.clear()
 
 
 class BudgetDesk:
@@ -67,7 +90,7 @@ class BudgetDesk:
         self.owner = owner
         self.is_journaled = is_journaled
         self.statuses: dict[str, BudgetStatus] = {}
-        self.waiting: dict[_Turn, None] = {}
+        self._waiting: dict[tuple[str, ...], dict[_Turn, None]] = {}  # in order, by the budgets they wait for
         self._on_breach = on_breach
         self._numbers = itertools.count()
         self._pending: list[Settlement] = []
@@ -95,6 +118,7 @@ class BudgetDesk:
             self._due.cancel()
         if self._renewal is not None:
             self._renewal.cancel()
+            await asyncio.wait([self._renewal])
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._flush()
@@ -135,18 +159,30 @@ class BudgetDesk:
         """Tell of limits that a change has passed, and let the first call that waits ask again."""
         for breach in outcome.breaches:
             self._on_breach(breach)
-        self.let_next_ask()
+        self._let_next_ask()
 
-    def let_next_ask(self) -> None:
+    @contextmanager
+    def queue(self, budgets: tuple[str, ...]) -> Generator["_Place"]:
+        """Give a call a place among those of its run that wait for the same budgets."""
+        turns = self._waiting.setdefault(budgets, {})
+        turn = _Turn()
+        turns[turn] = None
+        try:
+            yield _Place(turn, turns)
+        finally:
+            del turns[turn]
+            self._let_next_ask()
+
+    def _let_next_ask(self) -> None:
         """Let the first of the calls that wait ask again."""
-        first = next(iter(self.waiting), None)
-        if first is not None:
-            first.has_come.set()
+        for turns in self._waiting.values():
+            if (first := next(iter(turns), None)) is not None:
+                first.has_come.set()
 
     def _settle_soon(self) -> None:
         """See to it that what is pending is stored by itself if nothing of the run is stored soon."""
         if self._due is None:
-            delay_s = _JOURNAL_S if self.is_journaled and not self.waiting else 0
+            delay_s = _JOURNAL_S if self.is_journaled and not any(self._waiting.values()) else 0
             self._due = asyncio.get_running_loop().call_later(delay_s, self._fall_due)
 
     def _fall_due(self) -> None:
@@ -213,11 +249,6 @@ class SharedBudgets:
         """Whether one of them has a limit in seconds."""
         return any(self.desk.statuses[name].limit.seconds is not None for name in self.names)
 
-    def fits(self, bound: Bound) -> bool:
-        """Tell whether a call fit into what was left when the run last saw it."""
-        amounts = Amounts(bound.cost, bound.tokens, 1)
-        return all(self.desk.statuses[name].left.allow(amounts) for name in self.names)
-
     async def charge(self, cost: Decimal, tokens: int, seconds: float) -> None:
         """Charge a call that was not reserved."""
         await self.desk.charge(self.names, Amounts(cost, tokens, 1, _exact(seconds)))
@@ -237,17 +268,17 @@ class SharedBudgets:
         Raises:
             RefusedCallError: What is spent leaves too little, or nothing more may start.
         """
-        seconds = Decimal(0)
-        if self.has_seconds_limit:
-            seconds = in_milliseconds(bound.seconds or (DEFAULT_CALL_S if timeout_s is None else _exact(timeout_s)))
-        bound = replace(bound, seconds=seconds)
+        seconds = bound.seconds
+        if not seconds and self.has_seconds_limit:
+            seconds = DEFAULT_CALL_S if timeout_s is None else Decimal(timeout_s)
+        bound = replace(bound, seconds=in_milliseconds(seconds))
         desk = self.desk
         request = BudgetRequest(desk.new_call_id(), self.names, _most(bound), desk.run_id, desk.owner)
-        made = SharedReservation(self, request.call_id, bound)
+        made = SharedReservation(self, request.call_id)
         try:
             outcome = await hold(request, bound)
             if not outcome.is_granted:
-                made.bound = await self._wait(call, bound, request, outcome, hold, halt)
+                await self._wait(call, bound, request, outcome, hold, halt)
         except BaseException:
             made.release()  # it leaves the queue, and is not made if it was reserved meanwhile
             raise
@@ -261,50 +292,29 @@ class SharedBudgets:
         outcome: BudgetOutcome,
         hold: Hold,
         halt: Callable[[], str | None],
-    ) -> Bound:
-        """Wait until a call fits, and return what it may use."""
-        turn, waiting, loop = _Turn(), self.desk.waiting, asyncio.get_running_loop()
-        waiting[turn] = None
-        looked_at = loop.time()
-        try:
+    ) -> None:
+        """Ask again and again, until a call is reserved."""
+        clock = asyncio.get_running_loop().time
+        looked_at = clock()
+        with self.desk.queue(self.names) as place:
             while not outcome.is_granted:
                 bound = _made_to_fit(call, bound, outcome.rooms)
-                may_ask = outcome.ahead == 0 and all(room.free.allow(_most(bound)) for room in outcome.rooms)
-                if not may_ask or next(iter(waiting)) is not turn:
-                    await self._until_turn(turn, outcome.ahead)
+                fits = all(room.free.allow(_most(bound)) for room in outcome.rooms)
+                if outcome.ahead or not fits or not place.is_first:
+                    await place.until_turn(outcome.ahead)
                 if (reason := halt()) is not None:
                     raise RefusedCallError(reason)
-                looks = loop.time() - looked_at > _LOOK_FOR_DEAD_S
-                looked_at = loop.time() if looks else looked_at
+                looks = clock() - looked_at > _LOOK_FOR_DEAD_S
+                looked_at = clock() if looks else looked_at
                 outcome = await hold(replace(request, most=_most(bound), is_waiting=True, looks_for_dead=looks), bound)
-            return bound
-        finally:
-            del waiting[turn]
-            self.desk.let_next_ask()
-
-    async def _until_turn(self, turn: _Turn, ahead: int) -> None:
-        """Return when a call may have come to be the next one; that of another process does not tell."""
-        is_first = next(iter(self.desk.waiting)) is turn
-        timeout_s = min(_POLL_S * (1 + ahead), _LONGEST_POLL_S) if is_first else None
-        turn.has_come.clear()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await turn.has_come.wait()
-        except TimeoutError:
-            return
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class SharedReservation:
-    """What is set aside for one call in the budgets of its step.
-
-    Attributes:
-        bound: What it may use at the most, with the seconds that it may take; 0 for as long as it takes.
-    """
+    """What is set aside for one call in the budgets of its step."""
 
     budgets: SharedBudgets
     call_id: str
-    bound: Bound
 
     def settle(self, cost: Decimal, tokens: int, seconds: float) -> None:
         """Charge what the call did use."""
