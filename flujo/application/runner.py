@@ -14,13 +14,14 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.context_factory import inherit_context, make_context
+from flujo.application.core.budget_desk import BudgetDesk
 from flujo.application.core.durable_journal import DurableJournal
 from flujo.application.core.execution_manager import ExecutionManager, ResumePoint
 from flujo.application.core.frame import DurableRun, ExecutionFrame, OnChunk, RunControl, RunScope
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.outcome import describe_error
 from flujo.application.core.resources import enter_resources
-from flujo.application.core.shared_budgets import BudgetDesk, SharedBudgets
+from flujo.application.core.shared_budgets import SharedBudgets
 from flujo.application.core.state_manager import StateManager
 from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.ultra_executor import ExecutorCore

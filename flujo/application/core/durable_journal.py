@@ -19,11 +19,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flujo.application.core.budget_desk import BudgetDesk
 from flujo.application.core.context_changes import apply_context_change, context_change
 from flujo.application.core.fingerprints import Fingerprints
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.frontier import Frontier
-from flujo.application.core.shared_budgets import BudgetDesk
 from flujo.application.core.state_manager import Question, StateManager
 from flujo.application.core.stored_results import StoredResults
 from flujo.application.core.ultra_executor import FellBack

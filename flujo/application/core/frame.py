@@ -9,9 +9,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from flujo.application.core.admissions import Admissions
+from flujo.application.core.budget_desk import BudgetDesk
 from flujo.application.core.hooks import HookDispatcher
 from flujo.application.core.resources import BroughtResources
-from flujo.application.core.shared_budgets import BudgetDesk, SharedBudgets
+from flujo.application.core.shared_budgets import SharedBudgets
 from flujo.application.core.state_manager import CheckpointT, Question, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
