@@ -24,8 +24,15 @@ FlujoError
 │   ├── StateCorruptedError                what is stored is damaged
 │   └── SchemaTooNewError                  a newer flujo has written the store
 ├── SerializationError                     a value has no stable form
+├── AgentIOValidationError                 a model's answer does not fit, whatever it was told
 ├── NonRetryableError                      raised by agents: do not try again
+│   ├── BadCredentialsError                the provider does not know the key, or it may not do that
+│   ├── ContentRefusedError                a model or its provider refuses the content
+│   ├── ContextTooLongError                the input is longer than the model takes
+│   └── QuotaExceededError                 the account at the provider has no money or quota left
 ├── RetryLaterError                        raised by agents: try again, but not at once
+│   ├── OverloadedError                    the provider is overloaded
+│   └── RateLimitedError                   too many requests
 ├── PausedException                        raised by agents: wait for a person
 └── PipelineAbortSignal                    raised by hooks and agents: stop the run gracefully
 """
@@ -244,8 +251,28 @@ class SerializationError(FlujoError):
     """A value has no stable form, so that it can be neither stored nor used in a cache key."""
 
 
+class AgentIOValidationError(FlujoError):
+    """A model gave no answer of its output type, however often it was told what was wrong; the attempt failed."""
+
+
 class NonRetryableError(FlujoError):
     """Raised by an agent to fail its step at once, whatever `max_retries` says."""
+
+
+class BadCredentialsError(NonRetryableError):
+    """The provider of a model does not know the key, or the key may not do that; the step fails at once."""
+
+
+class ContentRefusedError(NonRetryableError):
+    """A model or its provider refuses the content; the step fails at once."""
+
+
+class ContextTooLongError(NonRetryableError):
+    """The input is longer than the model takes; the step fails at once, and its fallback may take less or more."""
+
+
+class QuotaExceededError(NonRetryableError):
+    """The account at the provider of a model has no money or quota left; the step fails at once."""
 
 
 class RetryLaterError(FlujoError):
@@ -258,6 +285,14 @@ class RetryLaterError(FlujoError):
     def __init__(self, message: str, *, after_s: float) -> None:
         super().__init__(message)
         self.after_s = after_s
+
+
+class OverloadedError(RetryLaterError):
+    """The provider of a model is overloaded, or not there for the moment; the next attempt waits."""
+
+
+class RateLimitedError(RetryLaterError):
+    """The provider of a model had too many requests; the next attempt waits as long as it says."""
 
 
 class PausedException(FlujoError):  # noqa: N818 - the name is part of the public vocabulary

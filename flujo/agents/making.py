@@ -54,6 +54,7 @@ def make_agent_async(
     from pydantic_ai import Agent
 
     from flujo.agents.metered_model import MeteredWithin
+    from flujo.agents.repair import Repairing
 
     made = _model(model, base_url, api_key)
     if timeout is not None:
@@ -66,7 +67,7 @@ def make_agent_async(
         tools=list(tools),
         retries=max_retries,
         model_settings=given,
-        capabilities=[MeteredWithin()],
+        capabilities=[MeteredWithin(), Repairing()],
     )
 
 
@@ -85,8 +86,18 @@ def _model(name: str, base_url: str | None, api_key: str | None) -> "Model[Any]"
         if base_url is not None:
             return _compatible(name, base_url, api_key)
         return infer_model(name, provider_of)
-    except (UserError, ValueError, TypeError, ImportError) as error:
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the model {name!r} needs the client of its provider; run: pip install 'flujo[{_extra(name)}]'"
+        ) from error
+    except (UserError, ValueError, TypeError) as error:
         raise ConfigurationError(f"no agent can be made of the model {name!r}: {error}") from error
+
+
+def _extra(model: str) -> str:
+    """Return the extra of flujo's that brings the client of a model's provider."""
+    provider = model.partition(":")[0]
+    return next((extra for extra in ("anthropic", "google") if provider.startswith(extra)), "openai")
 
 
 def _compatible(name: str, base_url: str, api_key: str | None) -> "Model[Any]":

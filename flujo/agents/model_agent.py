@@ -3,8 +3,7 @@
 pydantic-ai is imported when such an agent is first run.
 """
 
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
@@ -12,7 +11,6 @@ from pydantic_core import to_json
 from flujo.agents.prices import find_price
 from flujo.domain.agents import AdaptedAgent
 from flujo.domain.metering import Meter
-from flujo.exceptions import NonRetryableError, RetryLaterError
 from flujo.utils.narrowing import is_list
 
 if TYPE_CHECKING:
@@ -34,6 +32,12 @@ class ModelAgent:
         """What the agent answers, if that is one class."""
         kind = self.agent.output_type
         return kind if isinstance(kind, type) else Any
+
+    @property
+    def answers(self) -> str:
+        """What the agent answers, as errors say it."""
+        kind = self.agent.output_type
+        return "text" if kind is str else kind.__name__ if isinstance(kind, type) else "answer of its output type"
 
     def unpriced_model(self) -> str | None:
         """Return the agent's model if that has no price; `None` also if the agent gets its model later."""
@@ -62,8 +66,10 @@ class ModelAgent:
         top_k: int | None = None,
     ) -> Any:
         """Answer one input."""
+        from flujo.agents.provider_errors import told_apart
+
         options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
-        with _told_apart():
+        with told_apart(self.answers):
             return (await self.agent.run(_prompt(data), **options)).output
 
     def _options(self, meter: Meter, context: Any, resources: Any, **settings: Any) -> dict[str, Any]:
@@ -71,13 +77,14 @@ class ModelAgent:
         from pydantic_ai.usage import RunUsage, UsageLimits
 
         from flujo.agents.metered_model import Metered
+        from flujo.agents.repair import Repairing
 
         return {
             "deps": self._deps(context, resources),
             "model_settings": {name: value for name, value in settings.items() if value is not None},
             "usage": RunUsage(),
             "usage_limits": UsageLimits(request_limit=None),  # those of flujo hold
-            "capabilities": [Metered(meter)],
+            "capabilities": [Metered(meter), Repairing()],
         }
 
     def _deps(self, context: Any, resources: Any) -> Any:
@@ -101,8 +108,10 @@ class TextAgent(ModelAgent):
         top_k: int | None = None,
     ) -> AsyncIterator[str]:
         """Answer one input, piece by piece."""
+        from flujo.agents.provider_errors import told_apart
+
         options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
-        with _told_apart():
+        with told_apart(self.answers):
             async with self.agent.run_stream(_prompt(data), **options) as result:
                 async for piece in result.stream_text(delta=True, debounce_by=None):
                     yield piece
@@ -111,21 +120,6 @@ class TextAgent(ModelAgent):
 def adapt(agent: "Agent[Any, Any]") -> AdaptedAgent:
     """Return what runs an agent of pydantic-ai in a step."""
     return TextAgent(agent) if agent.output_type is str else ModelAgent(agent)
-
-
-@contextmanager
-def _told_apart() -> Generator[None]:
-    """Raise errors of providers as what they mean for the next attempt."""
-    from pydantic_ai.exceptions import ContentFilterError, ModelAPIError, ModelAuthenticationError
-
-    try:
-        yield
-    except (ModelAuthenticationError, ContentFilterError) as error:
-        raise NonRetryableError(str(error)) from error
-    except ModelAPIError as error:
-        if error.retry_after is None:
-            raise
-        raise RetryLaterError(str(error), after_s=error.retry_after) from error
 
 
 def _prompt(data: Any) -> Any:

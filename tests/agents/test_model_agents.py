@@ -1,6 +1,7 @@
 """Agents of models under hard limits: what flujo counts is what the provider bills, and never more than the limit."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, PromptedOutput, RunContext
 from pydantic_ai.messages import ImageUrl
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
@@ -19,9 +20,13 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from flujo import (
     ConfigurationError,
     Flujo,
+    InMemoryBackend,
+    OverloadedError,
     PipelineContext,
     PipelineResult,
     PricingNotConfiguredError,
+    RateLimitedError,
+    RetryLaterError,
     Step,
     UnboundedCallError,
     UsageLimitExceededError,
@@ -32,6 +37,8 @@ from flujo import (
 )
 from flujo.agents.metered_model import MeteredWithin
 from flujo.agents.prices import reset_prices
+from flujo.agents.provider_errors import told_apart
+from flujo.agents.repair import repaired
 from flujo.domain.money import ZERO
 from tests.providers.server import (
     BadJson,
@@ -223,13 +230,191 @@ async def test_retry_after_is_heeded(provider: Provider, model: Model[Any]) -> N
     assert second.arrived_at_s - first.arrived_at_s >= 1
 
 
-async def test_bad_credentials_are_not_tried_again(provider: Provider, model: Model[Any]) -> None:
-    """The step fails at once."""
-    provider.script(HttpError(401))
+async def test_nobody_waits_for_hours(provider: Provider, model: Model[Any]) -> None:
+    """A step whose provider asks for more than five minutes fails at once, and says so."""
+    provider.script(HttpError(429, retry_after_s=3_600))
 
     result = await _run(Step("ask", Agent(model), max_retries=3))
 
     assert (result.status, len(provider.requests)) == ("failed", 1)
+    assert "the next attempt would wait 3600 s, and none waits more than 300 s" in (
+        result.step_history[0].feedback or ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "feedback"),
+    [
+        (HttpError(401), "BadCredentialsError: bad credentials: "),
+        (HttpError(403), "BadCredentialsError: bad credentials: "),
+        (
+            HttpError(400, "This model's maximum context length is 8192 tokens.", "context_length_exceeded"),
+            "ContextTooLongError: the input is longer than the model takes: ",
+        ),
+        (
+            HttpError(429, "You exceeded your current quota", "insufficient_quota"),
+            "QuotaExceededError: the quota of the account is used up: ",
+        ),
+        (HttpError(404, "no such model", "model_not_found"), "NonRetryableError: the provider rejects the request: "),
+        (HttpError(422), "NonRetryableError: the provider rejects the request: "),
+    ],
+    ids=["key", "permission", "context", "quota", "model", "request"],
+)
+async def test_what_would_only_fail_again_is_not_tried_again(
+    provider: Provider, model: Model[Any], error: HttpError, feedback: str
+) -> None:
+    """The step fails at once and says of what kind the error is; its fallback runs."""
+    provider.script(error, Text("fine"))
+    step = Step("ask", Agent(model), max_retries=3).fallback(Step("spare", Agent(model)))
+
+    result = await _run(step, limit=1)
+
+    assert (result.output, len(provider.requests)) == ("fine", 2)
+    assert result.step_history[0].metadata_["original_error"].startswith(feedback)
+    assert result.total_cost == provider.total_usd
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(HttpError(429), RateLimitedError), (HttpError(503), OverloadedError), (HttpError(529), OverloadedError)],
+    ids=["rate limit", "unavailable", "overloaded"],
+)
+async def test_what_may_pass_is_tried_again_later(
+    provider: Provider, model: Model[Any], error: HttpError, kind: type[RetryLaterError]
+) -> None:
+    """After a second, if the provider does not say when."""
+    provider.script(error, Text("fine"))
+
+    result = await _run(Step("ask", Agent(model), max_retries=1))
+
+    first, second = provider.requests
+    assert result.output == "fine"
+    assert second.arrived_at_s - first.arrived_at_s >= 1
+
+    provider.script(error)
+    with pytest.raises(kind), told_apart("text"):
+        await Agent(model).run("go", model_settings={"max_retries": 0})
+
+
+async def test_a_key_that_a_provider_repeats_is_seen_nowhere(
+    provider: Provider, model: Model[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in the result nor in a log, whatever its level, nor in what is stored."""
+    key = "sk-proj-1234567890abcdef"
+    provider.script(HttpError(401, f"Incorrect API key provided: {key}. Find yours at the dashboard."))
+    store = InMemoryBackend()
+
+    with caplog.at_level(logging.DEBUG, logger="flujo"):
+        result = await Flujo(Step("ask", Agent(model)), state_backend=store).run_async("x", run_id="run")
+
+    feedback = result.step_history[0].feedback or ""
+    assert "bad credentials" in feedback
+    assert "provided: ***. Find yours" in feedback
+    assert key not in feedback + caplog.text + repr(await store.load("run"))
+
+
+# Malformed answers
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '```json\n{"name": "Bonn", "inhabitants": 330000}\n```',
+        'Here it is: {"name": "Bonn", "inhabitants": 330000}. Anything else?',
+        '{"name": "Bonn", "inhabitants": 330000,}',
+        "{'name': 'Bonn', 'inhabitants': 330000}",
+        '{name: "Bonn", inhabitants: 330000}',
+        '{"name": "Bonn", "inhabitants": 330000 /* about */}',
+        "{\u201cname\u201d: \u201cBonn\u201d, \u201cinhabitants\u201d: 330000}",
+        '"{\\"name\\": \\"Bonn\\", \\"inhabitants\\": 330000}"',
+        '{"name": "Bonn", "inhabitants": 330000}}',
+    ],
+    ids=["fence", "prose", "comma", "Python", "bare keys", "comment", "quotes", "twice", "bracket"],
+)
+@pytest.mark.parametrize("by", ["tool", "text"])
+async def test_malformed_json_is_repaired_and_not_paid_for_twice(
+    provider: Provider, model: Model[Any], said: str, by: str
+) -> None:
+    """One request is made, and the answer is what the model meant."""
+    provider.script(ToolCalls([("final_result", said)]) if by == "tool" else Text(said))
+    output_type: Any = City if by == "tool" else PromptedOutput(City)
+
+    result = await _run(Step("ask", Agent(model, output_type=output_type)), limit=1)
+
+    assert result.output == City(name="Bonn", inhabitants=330_000)
+    assert len(provider.bill) == 1
+
+
+async def test_malformed_arguments_of_a_tool_are_repaired(provider: Provider, model: Model[Any]) -> None:
+    """The tool is called with what the model meant."""
+    agent, words = Agent(model), list[str]()
+    provider.script(ToolCalls([("note", "{'word': 'bonn',}")]), Text("noted"))
+
+    @agent.tool_plain
+    def note(word: str) -> str:
+        words.append(word)
+        return "ok"
+
+    result = await _run(Step("ask", agent), limit=1)
+
+    assert (result.output, words, len(provider.bill)) == ("noted", ["bonn"], 2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"name": "Bonn", "inhabitants": 33',
+        '{"name": "Bo',
+        '{"name": "Bonn", "inhabitants',
+        '{"name": "Bonn", "inhabitants": 330000, "note',
+        "no JSON at all",
+        '{"name": "Bonn", "inhabitants": "many"}',
+    ],
+)
+async def test_what_is_not_said_is_not_made_up(provider: Provider, model: Model[Any], said: str) -> None:
+    """The model is asked again, as it is for JSON that is valid and does not fit."""
+    provider.script(
+        ToolCalls([("final_result", said)]), ToolCalls([("final_result", '{"name": "Bonn", "inhabitants": 1}')])
+    )
+
+    result = await _run(Step("ask", Agent(model, output_type=City)), limit=1)
+
+    assert result.output == City(name="Bonn", inhabitants=1)
+    assert len(provider.bill) == 2
+
+
+async def test_an_answer_that_was_cut_off_is_not_completed(provider: Provider, model: Model[Any]) -> None:
+    """Though its brackets could be closed: there was more to come."""
+
+    class Cities(BaseModel):
+        cities: list[City]
+
+    said = '{"cities": [{"name": "Bonn", "inhabitants": 1}, {"name": "Trier", "inhabitants": 2}, {"name": "Ulm"'
+    agent = Agent(model, output_type=PromptedOutput(Cities), model_settings={"max_tokens": 12}, retries=0)
+    provider.script(Text(said))
+
+    result = await _run(Step("ask", agent, max_retries=0), limit=1)
+
+    assert result.status == "failed"
+
+
+async def test_an_answer_that_never_fits_is_an_error_of_its_own(provider: Provider, model: Model[Any]) -> None:
+    """It names the type, and what did not fit; the attempt may be made again."""
+    provider.script(*[ToolCalls([("final_result", '{"name": "Bonn"}')])] * 4)
+
+    result = await _run(Step("ask", Agent(model, output_type=City), max_retries=1), limit=1)
+
+    feedback = result.step_history[0].feedback or ""
+    assert feedback.startswith("AgentIOValidationError: the model gave no City: Exceeded maximum output retries (1)")
+    assert "inhabitants" in feedback
+    assert len(provider.bill) == 4
+    assert result.total_cost == provider.total_usd
+
+
+def test_valid_json_is_not_touched() -> None:
+    """Not even where a repair would write it otherwise."""
+    for text in ('{"a":  1.0}', '{"a": NaN}', "[1, 2]", "true", '{"a": "```json"}', '{"a": 1, "a": 2}'):
+        assert repaired(text) is None
 
 
 @pytest.mark.parametrize("answer", [Hangup(_LONG), Malformed(), NoUsage(_LONG)], ids=["hang-up", "no JSON", "no usage"])

@@ -205,6 +205,11 @@ class Plan:
     cut_after_chunks: int | None = None
 
 
+def _phrase(status: int) -> str:
+    """Return what an HTTP status says; some providers answer with 529, which no standard has."""
+    return "Overloaded" if status == 529 else HTTPStatus(status).phrase
+
+
 class Gate:
     """Holds answers back until a test opens it, from whatever thread.
 
@@ -348,7 +353,7 @@ class HttpError(Answer):
     billed: bool = field(default=False, kw_only=True)
 
     def plan(self, request: ReceivedRequest) -> Plan:
-        message = HTTPStatus(self.status).phrase if self.message is None else self.message
+        message = _phrase(self.status) if self.message is None else self.message
         error = {"message": message, "type": _error_type(self.status), "param": None, "code": self.code}
         headers = {} if self.retry_after_s is None else {"Retry-After": f"{self.retry_after_s:g}"}
         reply = Reply(_to_json({"error": error}), status=self.status, headers=headers)
@@ -582,7 +587,7 @@ def _whole_response(request: ReceivedRequest, reply: Reply, *, is_cut: bool) -> 
 
 
 def _head(request: ReceivedRequest, status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"x-request-id: req-{request.number}"]
+    lines = [f"HTTP/1.1 {status} {_phrase(status)}", f"x-request-id: req-{request.number}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

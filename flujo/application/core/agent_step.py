@@ -43,6 +43,9 @@ from flujo.utils.narrowing import is_dict
 _log = logging.getLogger("flujo.steps")
 
 
+LONGEST_WAIT_S = 300.0
+"""The most seconds that one attempt waits after another; a step whose provider asks for more fails at once."""
+
 _FINAL = (NonRetryableError, ContextUpdateError)
 """Failures that another attempt would only repeat."""
 
@@ -132,6 +135,10 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             return ended
         why = _reason(failure)
         if isinstance(failure, _FINAL):
+            break
+        if left and isinstance(failure, RetryLaterError) and failure.after_s > LONGEST_WAIT_S:
+            wait = f"{failure.after_s:g} s, and none waits more than {LONGEST_WAIT_S:g} s"
+            why = f"{why}; the next attempt would wait {wait}"
             break
         if (halt := frame.scope.control.halt) is not None:
             return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
