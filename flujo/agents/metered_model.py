@@ -11,14 +11,14 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UserError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -45,6 +45,7 @@ _log = logging.getLogger("flujo.agents")
 DEFAULT_MAX_TOKENS = 4_096
 """The most output tokens of a request under a limit whose settings do not say how many it may have."""
 
+_PER_ADDED_TOKEN = 20  # a provider's count may be a twentieth too low, because providers call it an estimate
 _ADDED_TO_REQUEST = 32  # tokens; more than any provider adds, the same goes for those below
 _ADDED_TO_PART = 32
 _ADDED_FOR_TOOLS = 1_024
@@ -107,7 +108,7 @@ class MeteredModel(WrapperModel):
         key = self._key(asked)
         if (kept := self._recall(key)) is not None:
             return kept
-        call, reservation = await self._reserve(messages, model_settings, asked)
+        call, reservation = await self._reserve(messages, model_settings, model_request_parameters, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
             async with _no_longer_than(reservation):
@@ -132,7 +133,7 @@ class MeteredModel(WrapperModel):
         if (kept := self._recall(key)) is not None:
             yield CompletedStreamedResponse(kept, model_request_parameters=model_request_parameters, replay_events=True)
             return
-        call, reservation = await self._reserve(messages, model_settings, asked)
+        call, reservation = await self._reserve(messages, model_settings, model_request_parameters, asked)
         settings = self._granted(call, reservation, model_settings)
         try:
             async with (
@@ -168,15 +169,26 @@ class MeteredModel(WrapperModel):
             await self._meter.keep(key, ModelMessagesTypeAdapter.dump_json([response]).decode(), *used)
 
     async def _reserve(
-        self, messages: list[ModelMessage], settings: ModelSettings | None, asked: "_Asked"
+        self,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+        asked: "_Asked",
     ) -> tuple[_ModelCall, Reservation]:
         model = self.wrapped
+        name = f"{model.system}:{model.model_name}"
         price = find_price(model.model_name, provider=model.system)
         if price is None:
-            name = f"{model.system}:{model.model_name}"
             if self._meter.has_usd_limit:
                 raise no_price(name)
-            _warn_once(name)
+            _warn_once(f"no price is known for the model {name!r}: what it costs is not counted; see set_price")
+        for tool in parameters.native_tools:
+            if self._meter.has_limit:
+                raise UnboundedCallError(
+                    f"nobody knows what the provider's own tool {tool.kind!r} costs, so a limit cannot hold for a "
+                    "request with it; say what a call costs at the most with Step(..., max_cost_usd=...)"
+                )
+            _warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
         if self._meter.has_limit:
             _refuse_unbounded(messages)
         call = _ModelCall(
@@ -185,7 +197,28 @@ class MeteredModel(WrapperModel):
             min_output_tokens=self._meter.min_output_tokens,
             price=price,
         )
+        if not self._meter.fits(call):
+            call = replace(call, input_tokens=await self._counted(messages, settings, parameters, asked.most_tokens))
         return call, await self._meter.reserve(call)
+
+    async def _counted(
+        self,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+        most_tokens: int,
+    ) -> int:
+        """Return a number of input tokens that the request does not pass, by the provider's own count if it has one.
+
+        A provider counts for nothing, but takes its time.
+        """
+        try:
+            usage = await self.wrapped.count_tokens(messages, settings, parameters)
+        except (NotImplementedError, ModelAPIError, UserError) as error:
+            _log.debug("the tokens of a request are not counted: %s", type(error).__name__)
+            return most_tokens
+        counted = usage.input_tokens + usage.input_tokens // _PER_ADDED_TOKEN + _ADDED_TO_REQUEST
+        return min(counted, most_tokens)
 
     def _granted(
         self, call: _ModelCall, reservation: Reservation, settings: ModelSettings | None
@@ -412,5 +445,5 @@ def _token_usage(usage: RequestUsage) -> TokenUsage:
 
 
 @cache
-def _warn_once(model: str) -> None:
-    _log.warning("no price is known for the model %r: what it costs is not counted; see set_price", model)
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)

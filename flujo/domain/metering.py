@@ -150,6 +150,10 @@ class Meter(Protocol):
         """
         ...
 
+    def fits(self, call: BoundedCall) -> bool:
+        """Tell whether the call as a whole fits into what is not spent, as far as that is known here."""
+        ...
+
     async def reserve(self, call: BoundedCall) -> Reservation:
         """Set aside what a call can use, on all levels of limits at once; wait if only reservations stand in the way.
 

@@ -10,12 +10,16 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, PromptedOutput, RunContext
-from pydantic_ai.messages import ImageUrl
+from pydantic_ai.capabilities import NativeTool
+from pydantic_ai.messages import ImageUrl, ModelResponse, TextPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.native_tools import WebSearchTool
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.usage import RequestUsage
 
 from flujo import (
     ConfigurationError,
@@ -311,6 +315,42 @@ async def test_a_key_that_a_provider_repeats_is_seen_nowhere(
     assert "bad credentials" in feedback
     assert "provided: ***. Find yours" in feedback
     assert key not in feedback + caplog.text + repr(await store.load("run"))
+
+
+class _Counting(FunctionModel):
+    """A model that counts a token for every four characters, as its provider does."""
+
+    counts = 0
+
+    async def count_tokens(self, messages: Any, model_settings: Any, model_request_parameters: Any) -> RequestUsage:
+        self.counts += 1
+        return RequestUsage(input_tokens=len(messages[0].parts[0].content) // 4)
+
+
+async def test_a_long_input_is_counted_if_it_seems_too_dear() -> None:
+    """A token is mostly more than one byte, so that more fits than seems to; what fits anyway is not counted."""
+    set_price("function:counting", input_usd_per_mtok=10, output_usd_per_mtok=100)
+
+    def answer(messages: Any, info: Any) -> ModelResponse:
+        return ModelResponse([TextPart("fine")], usage=RequestUsage(input_tokens=10_000, output_tokens=2))
+
+    model = _Counting(answer, model_name="counting")
+    step = Step("ask", Agent(model, model_settings={"max_tokens": 100}))
+    text = "word" * 10_000  # $0.40 if every byte were a token, and $0.10 in truth
+
+    poor, rich = await _run(step, text, limit=0.2), await _run(step, text, limit=1)
+    broke = await _run(step, text, limit=0.05)
+
+    assert [result.status for result in (poor, rich, broke)] == ["completed", "completed", "stopped"]
+    assert model.counts == 2
+
+
+async def test_tools_of_the_provider_need_a_bound_of_the_users(model: Model[Any]) -> None:
+    """Nobody knows what they cost; the error names the tool and what to do."""
+    agent = Agent(TestModel(), capabilities=[NativeTool(WebSearchTool())])
+
+    with pytest.raises(UnboundedCallError, match=r"tool 'web_search' costs.*max_cost_usd"):
+        await Flujo(Step("ask", agent), usage_limits=UsageLimits(total_tokens_limit=10_000)).run_async("x")
 
 
 # Malformed answers

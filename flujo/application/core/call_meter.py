@@ -65,6 +65,14 @@ class CallMeter:
         of_limits = self._frame.usage.min_output_tokens
         return of_limits if self._frame.scope.budgets is None else max(of_limits, MIN_OUTPUT_TOKENS)
 
+    def fits(self, call: BoundedCall) -> bool:
+        """Tell whether the call as a whole fits; see `Meter`."""
+        whole, budgets = call.within(None, None), self._frame.scope.budgets
+        assert whole is not None, "every call fits where there is no limit"
+        if self._whole is not None:
+            return True
+        return self._frame.usage.fits(whole) and (budgets is None or budgets.fits(whole))
+
     async def reserve(self, call: BoundedCall) -> Reservation:
         """Set aside what a call can use; see `Meter`.
 

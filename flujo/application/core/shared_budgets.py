@@ -53,6 +53,10 @@ class SharedBudgets:
         """Whether one of them has a limit in seconds."""
         return any(self.desk.statuses[name].limit.seconds is not None for name in self.names)
 
+    def fits(self, bound: Bound) -> bool:
+        """Tell whether so much fit into what was left when the run last heard of it."""
+        return all(self.desk.statuses[name].left.allow(_most(bound)) for name in self.names)
+
     async def charge(self, cost: Decimal, tokens: int, seconds: float) -> None:
         """Charge a call that was not reserved."""
         await self.desk.charge(self.names, Amounts(cost, tokens, 1, _exact(seconds)))

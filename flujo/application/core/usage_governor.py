@@ -102,6 +102,10 @@ class UsageGovernor:
         """
         return await self._admissions.admit(call, self._levels)
 
+    def fits(self, bound: Bound) -> bool:
+        """Tell whether so much fits into what is not spent on this level and all above it."""
+        return all(bound.fits(*level.left(counts_reserved=False)) for level in self._levels if level.has_hard_limit)
+
     @property
     def has_hard_limit(self) -> bool:
         """Whether limits of this level hold at every moment, and not only after each step."""
