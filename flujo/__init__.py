@@ -46,6 +46,7 @@ from flujo.domain.policies import (
     Validator,
     validator,
 )
+from flujo.domain.prompts import PromptTemplate
 from flujo.domain.results import PipelineResult, StepResult, TraceNode, Waiting
 from flujo.exceptions import (
     AgentIOValidationError,
@@ -198,6 +199,7 @@ __all__ = [
     "PreRunPayload",
     "PreStepPayload",
     "PricingNotConfiguredError",
+    "PromptTemplate",
     "QuotaExceededError",
     "RateLimitedError",
     "RefinementCheck",

@@ -51,7 +51,7 @@ _MOST_REMEMBERED = 4096
 
 _NO_PART = frozenset(
     {
-        *("meta", "input_type", "output_type", "is_guarded", "cache_backend", "own_cache", "_call"),
+        *("meta", "input_type", "output_type", "is_guarded", "cache_backend", "own_cache", "_call", "_compiled"),
         *("cache", "hooks", "clock", "_cache_backend", "_clock", "_dispatcher", "_hooks", "_manager_parts", "_runs"),
         *("_state_backend", "_is_checked", "_has_step_limits", "_delete_on_completion", "_origin", "pipeline_version"),
     }

@@ -23,6 +23,7 @@ from flujo.domain.policies import (
     Validator,
     check_method,
 )
+from flujo.domain.prompts import PromptTemplate
 from flujo.domain.type_compatibility import fits, members, type_name
 from flujo.exceptions import ConfigurationError, MissingAgentError
 
@@ -37,6 +38,7 @@ class StepOptions(StepConfigValues, total=False):
     plugins: Sequence[tuple[ValidationPlugin, int]]
     validators: Sequence[Validator]
     processors: AgentProcessors | None
+    prompt: PromptTemplate | str | None
     usage_limits: UsageLimits | None
     updates_context: bool
     validate_fields: bool
@@ -56,6 +58,7 @@ class AgentStep(BaseStep[InT, OutT]):
         plugins: Plugins with their priority, highest first.
         validators: Validators, in order.
         processors: Processors of input and output.
+        prompt: What makes the agent's input of the step's; `None` if the input is given as it is.
         updates_context: Whether the output is merged into the context.
         is_strict: Whether a failed validation fails the step.
         max_cost: The most US dollars that one call of the agent costs, exact; `None` if the user gave no bound.
@@ -71,6 +74,7 @@ class AgentStep(BaseStep[InT, OutT]):
         plugins: Sequence[tuple[ValidationPlugin, int]] = (),
         validators: Sequence[Validator] = (),
         processors: AgentProcessors | None = None,
+        prompt: PromptTemplate | str | None = None,
         fallback_step: BaseStep[InT, OutT] | None = None,
         usage_limits: UsageLimits | None = None,
         updates_context: bool = False,
@@ -88,6 +92,7 @@ class AgentStep(BaseStep[InT, OutT]):
         self.plugins = tuple(sorted(_checked_plugins(name, plugins), key=lambda entry: -entry[1]))
         self.validators = tuple(_checked_validators(name, validators))
         self.processors = _checked_processors(name, processors)
+        self.prompt = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
         self.updates_context = updates_context
         self.validate_fields = validate_fields
         self.persist_feedback_to_context = persist_feedback_to_context
@@ -118,7 +123,8 @@ class AgentStep(BaseStep[InT, OutT]):
     def touches_context(self) -> bool:
         """Whether the agent, or what stands around it, may read or change the context."""
         asks = self._call is not None and "context" in self._call.keywords
-        return asks or self.updates_context or self.is_judged or bool(self.processors.prompt_processors)
+        is_made = self.prompt is not None or bool(self.processors.prompt_processors)
+        return asks or self.updates_context or self.is_judged or is_made
 
     @property
     def may_change_context(self) -> bool:
@@ -135,6 +141,8 @@ class AgentStep(BaseStep[InT, OutT]):
         self._agent = agent
         self._call: AgentCall[Any, Any] | None = call
         self.input_type, self.output_type = (call.input_type, call.output_type) if call else (Any, Any)
+        if self.prompt is not None:
+            self.input_type = Any  # a template takes anything
 
     def own_ceiling(self, inner: Sequence[Ceiling]) -> Ceiling:
         """Return what all attempts can cost."""

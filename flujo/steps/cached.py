@@ -145,7 +145,9 @@ async def _run(
     core: ExecutorCore, step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Place, ticket: Ticket | None
 ) -> StepResult:
     """Run the inner step, and store its result if it completed."""
-    result = await core.execute(frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk))
+    inner = frame.child(step.inner, frame.data, at="cached", on_chunk=frame.on_chunk)
+    inner.earlier = None  # what other steps gave is no part of the key
+    result = await core.execute(inner)
     if result.status == "paused":
         frame.save(place.start)
     if isinstance(step.inner, Pipeline) and len(step.inner.steps) == 1 and not step.inner.is_guarded:

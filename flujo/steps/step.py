@@ -50,6 +50,8 @@ class Step(AgentStep[InT, OutT]):
         validators: All are asked; what they refuse reaches the next attempt as feedback: in the keyword argument
             `feedback` if the agent has one, else below the text of a string, under the key `feedback` of a dict, or
             in the field `feedback` of a model or dataclass. An input of any other type stays as it is.
+        prompt: A template that makes the agent's input of the step's input, the context and earlier outputs; see
+            `PromptTemplate`.
         processors: Change the input before the first attempt, and every output before it is judged.
         fallback_step: What runs when all attempts failed.
         usage_limits: What each execution of the step may use.

@@ -64,6 +64,8 @@ async def _handle_sub_pipeline_step(
     before = copy_context(context) if step.inherit_context else None
     inner = frame.child(step.pipeline, frame.data, at="pipeline", context=context)
     inner.scope = await _inner_scope(step, frame.scope, context)
+    if not step.inherit_context:
+        inner.earlier = None
     try:
         ran = await _run_pipeline(core, inner)
     finally:  # what ran is kept, also if it ends the run

@@ -31,6 +31,7 @@ LAZY_IMPORTS: Mapping[str, Set[str]] = {
     "flujo.agents.making": {"flujo", "pydantic_ai"},
     "flujo.agents.model_agent": {"flujo", "pydantic_ai"},
     "flujo.agents.prices": {"genai_prices"},
+    "flujo.domain.prompts": {"jinja2"},
     "flujo.state.postgres": {"psycopg", "psycopg_pool"},
 }
 """By module, the optional or heavy libraries that its functions may import: the one module that wraps them."""

@@ -107,7 +107,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     if (answered := take_answer(frame)) is not None:
         return await _keep(step, frame, answered) if step.updates_context else answered
     data = frame.data
-    if step.processors.prompt_processors:
+    if step.prompt is not None or step.processors.prompt_processors:
         data, refused = await _process_input(step, frame)
         if refused is not None:
             if refused.status == "failed":
@@ -151,10 +151,13 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
 
 
 async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> tuple[Any, StepResult | None]:
-    """Return the input as the prompt processors leave it, or the result of a step that does not get to its agent."""
+    """Return the input as prompt and processors make it, or the result of a step that does not get to its agent."""
 
     async def process_all() -> Any:
         data = frame.data
+        if step.prompt is not None:
+            outputs = {} if frame.earlier is None else frame.earlier.outputs()
+            data = step.prompt.render(data, frame.context, outputs)
         for processor in step.processors.prompt_processors:
             data = await process(processor, data, frame.context)
         return data

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.frame import Earlier, ExecutionFrame
 from flujo.application.core.outcome import describe_error, pipeline_result
 from flujo.application.core.sequence import SequenceCheckpoint
 from flujo.application.core.step_coordinator import StepCoordinator
@@ -71,6 +71,7 @@ class ExecutionManager:
         if (left := run.checkpoint(SequenceCheckpoint)) is not None:
             first, data = left.position, copy_value(left.data)
             history.extend(left.history)
+        run.earlier = Earlier(history)
         steps, control = self.coordinator.pipeline.steps, run.scope.control
         status: RunStatus = "completed"
         for position in range(first, len(steps)):

@@ -257,6 +257,20 @@ class RunScope:
     brought: BroughtResources = field(default_factory=BroughtResources)
 
 
+@dataclass(slots=True, frozen=True)
+class Earlier:
+    """The steps that ended before a step: those of its own sequence so far, and those before the sequence."""
+
+    results: list[StepResult]
+    before: "Earlier | None" = None
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the outputs of the steps that completed, by name; of two of one name that of the later one."""
+        outputs = {} if self.before is None else self.before.outputs()
+        outputs.update({result.name: result.output for result in self.results if result.success})
+        return outputs
+
+
 @dataclass(slots=True)
 class ExecutionFrame(Generic[ContextT]):
     """Where execution stands: made anew for every step, and all that `ExecutorCore.execute` takes.
@@ -272,6 +286,7 @@ class ExecutionFrame(Generic[ContextT]):
         history: The results of its children so far; kept also if its handler fails.
         attempts: The attempts so far, of a loop its iterations; kept also if its handler fails.
         metadata: What is to be said of the step; kept also if its handler fails.
+        earlier: The steps that ended before it; `None` if there are none.
     """
 
     step: BaseStep[Any, Any]
@@ -284,6 +299,7 @@ class ExecutionFrame(Generic[ContextT]):
     history: list[StepResult] | None = None
     attempts: int = 1
     metadata: dict[str, Any] | None = None
+    earlier: Earlier | None = None
 
     @property
     def may_change_context(self) -> bool:
@@ -318,6 +334,7 @@ class ExecutionFrame(Generic[ContextT]):
             self.usage if usage is None else usage,
             (*self.path, at),
             on_chunk,
+            earlier=self.earlier,
         )
 
     def only_child(self) -> "ExecutionFrame[ContextT]":

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flujo.application.core.frame import ExecutionFrame
+from flujo.application.core.frame import Earlier, ExecutionFrame
 from flujo.application.core.outcome import conclude, end_with, halted
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.pipeline import BaseStep, Pipeline
@@ -39,6 +39,7 @@ async def run_in_order(
     if (left := frame.checkpoint(SequenceCheckpoint)) is not None:
         first, data, history = left.position, copy_value(left.data), list(left.history)
     frame.history = history
+    frame.earlier = Earlier(history, frame.earlier)
     for position in range(first, len(steps)):
         on_chunk = frame.on_chunk if position == last else None
         result = await core.execute(frame.child(steps[position], data, at=str(position), on_chunk=on_chunk))
