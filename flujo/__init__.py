@@ -12,7 +12,7 @@ from flujo.application.pipeline_run import PipelineRun
 from flujo.application.runner import Flujo
 from flujo.cache.backends import ICacheBackend, InMemoryCache
 from flujo.cache.sqlite import SQLiteCache
-from flujo.domain.agents import adapt_agents_of
+from flujo.domain.agents import Partial, adapt_agents_of
 from flujo.domain.budgets import AmountLimits, Amounts, Budget, BudgetStatus
 from flujo.domain.cost_ceiling import Ceiling, CostCeiling
 from flujo.domain.models import (
@@ -184,6 +184,7 @@ __all__ = [
     "OnPausePayload",
     "OnStepFailurePayload",
     "OverloadedError",
+    "Partial",
     "PausedException",
     "Pipeline",
     "PipelineAbortSignal",

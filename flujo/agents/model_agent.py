@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from flujo.agents.prices import find_price
-from flujo.domain.agents import AdaptedAgent
+from flujo.domain.agents import AdaptedAgent, Partial
 from flujo.domain.metering import Meter
 from flujo.utils.narrowing import is_list
 
@@ -117,9 +117,41 @@ class TextAgent(ModelAgent):
                     yield piece
 
 
+class StructuredAgent(ModelAgent):
+    """Runs an agent of pydantic-ai that answers with a value, which may be handed on as far as it has come."""
+
+    async def stream(
+        self,
+        data: Any,
+        *,
+        meter: Meter,
+        context: Any = None,
+        resources: Any = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+    ) -> AsyncIterator[Partial]:
+        """Answer one input, each time with more of the value."""
+        from pydantic_ai import Agent
+
+        from flujo.agents.partial_values import partial_values
+        from flujo.agents.provider_errors import told_apart
+
+        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        with told_apart(self.answers):
+            async with self.agent.iter(_prompt(data), **options) as run:
+                async for node in run:
+                    if Agent.is_model_request_node(node):
+                        async with node.stream(run.ctx) as answer:
+                            async for value in partial_values(answer):
+                                yield Partial(value)
+                assert run.result is not None, "a run that came to its end has a result"
+                yield Partial(run.result.output)
+
+
 def adapt(agent: "Agent[Any, Any]") -> AdaptedAgent:
     """Return what runs an agent of pydantic-ai in a step."""
-    return TextAgent(agent) if agent.output_type is str else ModelAgent(agent)
+    return TextAgent(agent) if agent.output_type is str else StructuredAgent(agent)
 
 
 def _prompt(data: Any) -> Any:

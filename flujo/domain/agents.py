@@ -179,6 +179,28 @@ def _integer(number: Any) -> int | None:
     return whole if number == whole else None
 
 
+@dataclass(slots=True, frozen=True)
+class Partial:
+    """A chunk of a stream that takes the place of all chunks before it: the answer so far, and in the end the answer.
+
+    Whoever consumes the stream gets the value.
+
+    Example:
+        ```python
+        from flujo import Flujo, Partial, Step
+
+        class Counter:
+            async def stream(self, data: int):
+                for number in range(1, data + 1):
+                    yield Partial({"counted": number})
+
+        assert Flujo(Step("count", Counter())).run(3).output == {"counted": 3}
+        ```
+    """
+
+    value: Any
+
+
 @dataclass(slots=True)
 class StreamedAnswer:
     """Collects the chunks of a stream, and what they cost, into one answer."""
@@ -186,6 +208,7 @@ class StreamedAnswer:
     chunks: list[Any] = field(default_factory=list[Any])
     cost: Decimal = ZERO
     tokens: int = 0
+    is_partial: bool = False
 
     def add(self, chunk: Any) -> Any:
         """Take one chunk and return what of it is output.
@@ -193,6 +216,9 @@ class StreamedAnswer:
         Raises:
             NonRetryableError: Its report of what it cost is odd; what can be read of it is added.
         """
+        if isinstance(chunk, Partial):
+            self.chunks, self.is_partial = [chunk.value], True
+            return chunk.value
         read = read_answer(chunk)
         self.chunks.append(read.output)
         self.cost = add_usd(self.cost, read.cost)
@@ -202,9 +228,11 @@ class StreamedAnswer:
         return read.output
 
     def whole(self) -> Answer:
-        """Return the answer: strings and bytes joined, any other chunks as a list."""
+        """Return the answer: strings and bytes joined, the last of partial answers, any other chunks as a list."""
         output: Any = self.chunks
-        if self.chunks and all(isinstance(chunk, str) for chunk in self.chunks):
+        if self.is_partial:
+            output = self.chunks[-1]
+        elif self.chunks and all(isinstance(chunk, str) for chunk in self.chunks):
             output = "".join(self.chunks)
         elif self.chunks and all(isinstance(chunk, bytes) for chunk in self.chunks):
             output = b"".join(self.chunks)

@@ -507,6 +507,51 @@ async def test_text_is_streamed_and_charged(provider: Provider, model: Model[Any
     assert result.total_cost == provider.total_usd
 
 
+@pytest.mark.parametrize("by", ["tool", "text"])
+async def test_a_value_is_streamed_as_far_as_it_has_come(provider: Provider, model: Model[Any], by: str) -> None:
+    """Each time there is more of it; the last one is the output, and its cost is that of the bill."""
+    said = '{"names": ["Rhine", "Elbe", "Danube and its tributaries"], "count": 3}'
+    provider.script(ToolCalls([("final_result", said)]) if by == "tool" else Text(said))
+
+    class Rivers(BaseModel):
+        names: list[str]
+        count: int = 0
+
+    agent = Agent(model, output_type=Rivers if by == "tool" else PromptedOutput(Rivers))
+    runner: Flujo[Any, Any] = Flujo(Step("ask", agent), usage_limits=_usd(1))
+
+    *values, result = [item async for item in runner.run_async("go")]
+
+    whole = Rivers(names=["Rhine", "Elbe", "Danube and its tributaries"], count=3)
+    assert len(values) > 1
+    assert all(isinstance(value, Rivers) for value in values)
+    assert [len(value.names) for value in values] == sorted(len(value.names) for value in values)
+    assert values[-1] == result.output == whole
+    assert (len(provider.bill), result.total_cost) == (1, provider.total_usd)
+
+
+async def test_a_value_that_does_not_fit_is_asked_for_again_while_it_streams(
+    provider: Provider, model: Model[Any]
+) -> None:
+    """After its tools have run; every request is charged."""
+    provider.script(
+        ToolCalls([("look", "{}")]),
+        ToolCalls([("final_result", '{"name": "Bonn", "inhabitants": "many"}')]),
+        ToolCalls([("final_result", '{"name": "Bonn", "inhabitants": 5}')]),
+    )
+    agent = Agent(model, output_type=City)
+
+    @agent.tool_plain
+    def look() -> str:
+        return "seen"
+
+    runner: Flujo[Any, Any] = Flujo(Step("ask", agent), usage_limits=_usd(1))
+    *values, result = [item async for item in runner.run_async("go")]
+
+    assert values[-1] == result.output == City(name="Bonn", inhabitants=5)
+    assert (len(provider.bill), result.total_cost) == (3, provider.total_usd)
+
+
 async def test_a_stream_that_is_cut_is_charged_in_full(provider: Provider, model: Model[Any]) -> None:
     """Nobody knows what the provider bills for it."""
     provider.script(Cut(_LONG, after_chunks=2))
