@@ -12,13 +12,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
 from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UserError
+from pydantic_ai.exceptions import ModelAPIError, UserError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -31,11 +29,10 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext, ToolDefinition
-from pydantic_ai.usage import RequestUsage
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from flujo.agents.prices import Price, TokenUsage, find_price, no_price
-from flujo.domain.metering import Bound, Meter, Reservation
+from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle, warn_once
+from flujo.domain.metering import Meter, Reservation
 from flujo.domain.money import ZERO
 from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
@@ -53,36 +50,6 @@ _NOT_SENT = {
     *("timestamp", "part_kind", "metadata", "outcome", "tool_kind", "dynamic_ref", "context_id", "scope", "id"),
     *("provider_name", "provider_details", "allow_text_output", "output_mode"),
 }
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of httpx2: no connection, so nothing to bill
-
-
-@dataclass(slots=True)
-class _ModelCall:
-    """One request to a model: so many input tokens at the most, and as many output tokens as are granted."""
-
-    input_tokens: int
-    max_output_tokens: int
-    min_output_tokens: int
-    price: Price | None
-
-    @property
-    def least(self) -> Bound:
-        return self._bound(min(self.min_output_tokens, self.max_output_tokens))
-
-    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
-        granted = self.max_output_tokens
-        if tokens is not None:
-            granted = min(granted, tokens - self.input_tokens)
-        if usd is not None and self.price is not None:
-            affordable = self.price.affordable_output_tokens(self.input_tokens, usd)
-            granted = granted if affordable is None else min(granted, affordable)
-        if granted < min(self.min_output_tokens, self.max_output_tokens):
-            return None
-        return self._bound(granted)
-
-    def _bound(self, output_tokens: int) -> Bound:
-        cost = ZERO if self.price is None else self.price.bound(self.input_tokens, output_tokens)
-        return Bound(cost, self.input_tokens + output_tokens)
 
 
 class MeteredModel(WrapperModel):
@@ -114,9 +81,9 @@ class MeteredModel(WrapperModel):
             async with _no_longer_than(reservation):
                 response = await self.wrapped.request(messages, settings, model_request_parameters)
         except BaseException as error:
-            _end_failed(reservation, error)
+            end_failed(reservation, error)
             raise
-        await self._keep(key, response, _settle(reservation, call, response))
+        await self._keep(key, response, _charge(reservation, call, response))
         return response
 
     @asynccontextmanager
@@ -142,10 +109,10 @@ class MeteredModel(WrapperModel):
             ):
                 yield response
         except BaseException as error:
-            _end_failed(reservation, error)
+            end_failed(reservation, error)
             raise
         whole = response.get()
-        await self._keep(key, whole, _settle(reservation, call, whole))
+        await self._keep(key, whole, _charge(reservation, call, whole))
 
     def _key(self, asked: "_Asked") -> str | None:
         """Return what tells a request from others; `None` if nothing is kept."""
@@ -174,24 +141,19 @@ class MeteredModel(WrapperModel):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
         asked: "_Asked",
-    ) -> tuple[_ModelCall, Reservation]:
+    ) -> tuple[ModelCall, Reservation]:
         model = self.wrapped
-        name = f"{model.system}:{model.model_name}"
-        price = find_price(model.model_name, provider=model.system)
-        if price is None:
-            if self._meter.has_usd_limit:
-                raise no_price(name)
-            _warn_once(f"no price is known for the model {name!r}: what it costs is not counted; see set_price")
+        price = price_of(model.system, model.model_name, self._meter)
         for tool in parameters.native_tools:
             if self._meter.has_limit:
                 raise UnboundedCallError(
                     f"nobody knows what the provider's own tool {tool.kind!r} costs, so a limit cannot hold for a "
                     "request with it; say what a call costs at the most with Step(..., max_cost_usd=...)"
                 )
-            _warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
+            warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
         if self._meter.has_limit:
             _refuse_unbounded(messages)
-        call = _ModelCall(
+        call = ModelCall(
             input_tokens=asked.most_tokens,
             max_output_tokens=_max_tokens(model, settings),
             min_output_tokens=self._meter.min_output_tokens,
@@ -221,7 +183,7 @@ class MeteredModel(WrapperModel):
         return min(counted, most_tokens)
 
     def _granted(
-        self, call: _ModelCall, reservation: Reservation, settings: ModelSettings | None
+        self, call: ModelCall, reservation: Reservation, settings: ModelSettings | None
     ) -> ModelSettings | None:
         """Return the settings of the request: no more output than is reserved, and no retries by the client itself."""
         granted: ModelSettings = {**(settings or {}), "max_retries": 0}
@@ -399,51 +361,6 @@ async def _no_longer_than(reservation: Reservation) -> AsyncGenerator[None]:
         raise
 
 
-def _end_failed(reservation: Reservation, error: BaseException) -> None:
-    """Charge nothing for a request that was answered by an HTTP error or never sent, and all of it for others."""
-    is_refused = isinstance(error, ModelHTTPError) and not error.in_stream
-    if is_refused or (isinstance(error, ModelAPIError) and _was_never_sent(error)):
-        reservation.release()
-    else:
-        reservation.lose()
-
-
-def _was_never_sent(error: BaseException) -> bool:
-    seen = set[int]()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if type(cause).__name__ in _NEVER_SENT:
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def _settle(reservation: Reservation, call: _ModelCall, response: ModelResponse) -> tuple[Decimal, int]:
-    """Charge what the provider says it used, all that was reserved if it does not say; return what was charged."""
-    usage = response.usage
-    if not usage.input_tokens and not usage.output_tokens:
-        reservation.lose()
-        return reservation.bound.cost, reservation.bound.tokens
+def _charge(reservation: Reservation, call: ModelCall, response: ModelResponse) -> tuple[Decimal, int]:
     variant = {name: value for name, value in (response.provider_details or {}).items() if isinstance(value, str)}
-    cost = ZERO if call.price is None else call.price.cost(_token_usage(usage), datetime.now(UTC), variant=variant)
-    tokens = usage.input_tokens + usage.output_tokens
-    reservation.settle(cost, tokens)
-    return cost, tokens
-
-
-def _token_usage(usage: RequestUsage) -> TokenUsage:
-    return TokenUsage(
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        input_audio_tokens=usage.input_audio_tokens,
-        cached_audio_tokens=usage.cache_audio_read_tokens,
-        output_audio_tokens=usage.output_audio_tokens,
-    )
-
-
-@cache
-def _warn_once(message: str) -> None:
-    _log.warning("%s", message)
+    return settle(reservation, call, response.usage, variant)

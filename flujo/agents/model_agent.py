@@ -1,4 +1,4 @@
-"""An agent of pydantic-ai as an agent of flujo's: its input, its settings, its limits and its errors.
+"""Agents and embedders of pydantic-ai as agents of flujo's: its input, its settings, its limits and its errors.
 
 pydantic-ai is imported when such an agent is first run.
 """
@@ -15,6 +15,7 @@ from flujo.utils.narrowing import is_list
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
+    from pydantic_ai.embeddings import Embedder
 
 
 class ModelAgent:
@@ -149,8 +150,42 @@ class StructuredAgent(ModelAgent):
                 yield Partial(run.result.output)
 
 
-def adapt(agent: "Agent[Any, Any]") -> AdaptedAgent:
-    """Return what runs an agent of pydantic-ai in a step."""
+class EmbeddingAgent:
+    """Makes embeddings with an embedder of pydantic-ai, every request of which is metered.
+
+    Args:
+        embedder: The embedder.
+    """
+
+    output_type = list[Any]
+
+    def __init__(self, embedder: "Embedder") -> None:
+        self.embedder = embedder
+
+    def unpriced_model(self) -> str | None:
+        """Return the embedder's model if that has no price."""
+        from flujo.agents.embedding import embedding_model
+
+        model = embedding_model(self.embedder)
+        name = f"{model.system}:{model.model_name}"
+        return name if find_price(name) is None else None
+
+    def __repr__(self) -> str:
+        return f"EmbeddingAgent({self.embedder!r})"
+
+    async def run(self, data: str | list[str], *, meter: Meter) -> list[Any]:
+        """Return the embedding of a text, or of each of several."""
+        from flujo.agents.embedding import embed
+        from flujo.agents.provider_errors import told_apart
+
+        with told_apart("embedding"):
+            return await embed(self.embedder, data, meter)
+
+
+def adapt(agent: Any) -> AdaptedAgent:
+    """Return what runs an agent, or an embedder, of pydantic-ai in a step."""
+    if hasattr(agent, "embed_documents"):
+        return EmbeddingAgent(agent)
     return TextAgent(agent) if agent.output_type is str else StructuredAgent(agent)
 
 

@@ -26,6 +26,7 @@ from flujo.steps.router import RouterStep
 
 if TYPE_CHECKING:
     from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.embeddings import Embedder
 
 InT = TypeVar("InT", contravariant=True, default=Any)
 OutT = TypeVar("OutT", covariant=True, default=Any)
@@ -88,6 +89,15 @@ class Step(AgentStep[InT, OutT]):
         agent: "AbstractAgent[Any, D]",
         *,
         fallback_step: BaseStep[Any, D] | None = None,
+        **options: Unpack[StepOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Step[Any, list[Any]]",
+        name: str,
+        agent: "Embedder",
+        *,
+        fallback_step: BaseStep[Any, list[Any]] | None = None,
         **options: Unpack[StepOptions],
     ) -> None: ...
     @overload

@@ -335,6 +335,20 @@ class Malformed(Answer):
 
 
 @dataclass(frozen=True)
+class Embeddings(Answer):
+    """The provider gives an embedding of two numbers for each text: its length, and its place."""
+
+    def plan(self, request: ReceivedRequest) -> Plan:
+        given = request.body["input"]
+        texts: list[str] = [given] if isinstance(given, str) else list(given)
+        tokens = sum(map(count_tokens, texts))
+        data = [{"object": "embedding", "index": i, "embedding": [len(text), i]} for i, text in enumerate(texts)]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        reply = Reply(_to_json({"object": "list", "data": data, "model": request.model, "usage": usage}))
+        return Plan(reply, billed=Usage(tokens, 0))
+
+
+@dataclass(frozen=True)
 class HttpError(Answer):
     """The provider refuses.
 
@@ -847,11 +861,11 @@ class Provider:
         match request.method, request.path:
             case "GET", "/v1/models":
                 return Plan(self._list_models())
-            case "POST", "/v1/chat/completions":
+            case "POST", "/v1/chat/completions" | "/v1/embeddings":
                 pass
             case method, path:
                 return HttpError(404, f"unknown URL: {method} {path}").plan(request)
-        complaint = _complaint(request)
+        complaint = None if request.path == "/v1/embeddings" else _complaint(request)
         if complaint is not None:
             return HttpError(400, complaint).plan(request)
         if request.model not in self._prices:
