@@ -62,6 +62,7 @@ class ModelAgent:
         meter: Meter,
         context: Any = None,
         resources: Any = None,
+        messages: list[Any] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -69,23 +70,31 @@ class ModelAgent:
         """Answer one input."""
         from flujo.agents.provider_errors import told_apart
 
-        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
         with told_apart(self.answers):
-            return (await self.agent.run(_prompt(data), **options)).output
+            result = await self.agent.run(_prompt(data), **options)
+        _append(messages, result.new_messages())
+        return result.output
 
-    def _options(self, meter: Meter, context: Any, resources: Any, **settings: Any) -> dict[str, Any]:
+    def _options(
+        self, meter: Meter, context: Any, resources: Any, messages: list[Any] | None, **settings: Any
+    ) -> dict[str, Any]:
         """Return how a run of the agent differs from one by itself."""
+        from pydantic_ai.capabilities import ReinjectSystemPrompt
+        from pydantic_ai.messages import ModelMessagesTypeAdapter
         from pydantic_ai.usage import RunUsage, UsageLimits
 
         from flujo.agents.metered_model import Metered
         from flujo.agents.repair import Repairing
 
+        own_prompt = [ReinjectSystemPrompt(replace_existing=True)] if messages else []
         return {
             "deps": self._deps(context, resources),
             "model_settings": {name: value for name, value in settings.items() if value is not None},
             "usage": RunUsage(),
             "usage_limits": UsageLimits(request_limit=None),  # those of flujo hold
-            "capabilities": [Metered(meter), Repairing()],
+            "message_history": ModelMessagesTypeAdapter.validate_python(messages or []),
+            "capabilities": [Metered(meter), Repairing(), *own_prompt],
         }
 
     def _deps(self, context: Any, resources: Any) -> Any:
@@ -104,6 +113,7 @@ class TextAgent(ModelAgent):
         meter: Meter,
         context: Any = None,
         resources: Any = None,
+        messages: list[Any] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -111,11 +121,12 @@ class TextAgent(ModelAgent):
         """Answer one input, piece by piece."""
         from flujo.agents.provider_errors import told_apart
 
-        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
         with told_apart(self.answers):
             async with self.agent.run_stream(_prompt(data), **options) as result:
                 async for piece in result.stream_text(delta=True, debounce_by=None):
                     yield piece
+                _append(messages, result.new_messages())
 
 
 class StructuredAgent(ModelAgent):
@@ -128,6 +139,7 @@ class StructuredAgent(ModelAgent):
         meter: Meter,
         context: Any = None,
         resources: Any = None,
+        messages: list[Any] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
@@ -138,7 +150,7 @@ class StructuredAgent(ModelAgent):
         from flujo.agents.partial_values import partial_values
         from flujo.agents.provider_errors import told_apart
 
-        options = self._options(meter, context, resources, temperature=temperature, top_p=top_p, top_k=top_k)
+        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
         with told_apart(self.answers):
             async with self.agent.iter(_prompt(data), **options) as run:
                 async for node in run:
@@ -147,6 +159,7 @@ class StructuredAgent(ModelAgent):
                             async for value in partial_values(answer):
                                 yield Partial(value)
                 assert run.result is not None, "a run that came to its end has a result"
+                _append(messages, run.result.new_messages())
                 yield Partial(run.result.output)
 
 
@@ -187,6 +200,14 @@ def adapt(agent: Any) -> AdaptedAgent:
     if hasattr(agent, "embed_documents"):
         return EmbeddingAgent(agent)
     return TextAgent(agent) if agent.output_type is str else StructuredAgent(agent)
+
+
+def _append(messages: list[Any] | None, new: Any) -> None:
+    """Add what was said to a conversation, as JSON."""
+    if messages is not None:
+        from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+        messages += ModelMessagesTypeAdapter.dump_python(new, mode="json")
 
 
 def _prompt(data: Any) -> Any:

@@ -52,10 +52,10 @@ class StreamAgent(Protocol[InT_contra, OutT_co]):
 SETTINGS = ("temperature", "top_k", "top_p")
 """Model settings of `StepConfig` that agents may ask for by keyword."""
 
-KEYWORDS = ("context", "resources", "feedback", "meter", *SETTINGS)
+KEYWORDS = ("context", "resources", "feedback", "meter", "messages", *SETTINGS)
 """What an agent may ask for by keyword: it gets what its signature names, and nothing else."""
 
-_BY_NAME_ONLY = ("feedback", "meter")  # who takes any keyword does not get them: it would only hand them on
+_BY_NAME_ONLY = ("feedback", "meter", "messages")  # who takes any keyword does not get them: it would only hand them on
 
 _NO_COST_REPORT: frozenset[type] = frozenset(
     {type(None), bool, int, float, complex, str, bytes, list, dict, tuple, set, frozenset, Decimal}
@@ -344,6 +344,11 @@ class AgentCall(Generic[InT, OutT]):
                 if each is not None and "meter" not in asked
             ),
         )
+
+    @property
+    def hears_messages(self) -> bool:
+        """Whether the agent goes on with a conversation."""
+        return "messages" in self.keywords | self.stream_keywords
 
     @property
     def hears_feedback(self) -> bool:

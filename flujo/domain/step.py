@@ -39,6 +39,7 @@ class StepOptions(StepConfigValues, total=False):
     validators: Sequence[Validator]
     processors: AgentProcessors | None
     prompt: PromptTemplate | str | None
+    message_history: str | None
     usage_limits: UsageLimits | None
     updates_context: bool
     validate_fields: bool
@@ -59,6 +60,7 @@ class AgentStep(BaseStep[InT, OutT]):
         validators: Validators, in order.
         processors: Processors of input and output.
         prompt: What makes the agent's input of the step's; `None` if the input is given as it is.
+        message_history: The context field that has the conversation which the agent goes on with; `None` for none.
         updates_context: Whether the output is merged into the context.
         is_strict: Whether a failed validation fails the step.
         max_cost: The most US dollars that one call of the agent costs, exact; `None` if the user gave no bound.
@@ -75,6 +77,7 @@ class AgentStep(BaseStep[InT, OutT]):
         validators: Sequence[Validator] = (),
         processors: AgentProcessors | None = None,
         prompt: PromptTemplate | str | None = None,
+        message_history: str | None = None,
         fallback_step: BaseStep[InT, OutT] | None = None,
         usage_limits: UsageLimits | None = None,
         updates_context: bool = False,
@@ -93,6 +96,7 @@ class AgentStep(BaseStep[InT, OutT]):
         self.validators = tuple(_checked_validators(name, validators))
         self.processors = _checked_processors(name, processors)
         self.prompt = PromptTemplate(prompt) if isinstance(prompt, str) else prompt
+        self.message_history = message_history
         self.updates_context = updates_context
         self.validate_fields = validate_fields
         self.persist_feedback_to_context = persist_feedback_to_context
@@ -124,7 +128,7 @@ class AgentStep(BaseStep[InT, OutT]):
         """Whether the agent, or what stands around it, may read or change the context."""
         asks = self._call is not None and "context" in self._call.keywords
         is_made = self.prompt is not None or bool(self.processors.prompt_processors)
-        return asks or self.updates_context or self.is_judged or is_made
+        return asks or self.updates_context or self.is_judged or is_made or self.message_history is not None
 
     @property
     def may_change_context(self) -> bool:
@@ -196,6 +200,8 @@ class AgentStep(BaseStep[InT, OutT]):
             taker = f"context of step {self.name!r}"
             report.refuse(mismatch("the run", context_model, taker, wanted, hint=hint), self.name)
         fields = _fields_of(context_model)
+        if self.message_history is not None:
+            self._check_history(report, fields.get(self.message_history), context_model, call)
         for name in (self.persist_feedback_to_context, self.persist_validation_results_to):
             if name is not None and name not in fields:
                 report.refuse(
@@ -207,6 +213,17 @@ class AgentStep(BaseStep[InT, OutT]):
                 )
         if self.validate_fields:
             self._check_output_fields(report, fields)
+
+    def _check_history(
+        self, report: ValidationReport, kind: Any, context_model: type, call: AgentCall[Any, Any]
+    ) -> None:
+        why = None
+        if kind is None or not fits(list[Any], kind):
+            why = f"the context field {self.message_history!r}, which {context_model.__name__} does not have as a list"
+        elif not call.hears_messages:
+            why = "a conversation, which its agent cannot go on with; give a model's, or one that asks for `messages`"
+        if why is not None:
+            report.refuse(ConfigurationError(f"step {self.name!r} has the message_history of {why}"), self.name)
 
     def _check_output_fields(self, report: ValidationReport, fields: Mapping[str, Any]) -> None:
         if self.updates_context and not any(map(_may_update, members(self.output_type))):

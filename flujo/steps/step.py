@@ -53,6 +53,8 @@ class Step(AgentStep[InT, OutT]):
             in the field `feedback` of a model or dataclass. An input of any other type stays as it is.
         prompt: A template that makes the agent's input of the step's input, the context and earlier outputs; see
             `PromptTemplate`.
+        message_history: The context field, a list, with the conversation that the agent goes on with; what is said is
+            appended to it as JSON if the answer is accepted.
         processors: Change the input before the first attempt, and every output before it is judged.
         fallback_step: What runs when all attempts failed.
         usage_limits: What each execution of the step may use.

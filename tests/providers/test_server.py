@@ -156,8 +156,8 @@ async def test_an_invalid_request_is_refused(
 
 async def test_an_unknown_url_is_not_found(client: AsyncOpenAI) -> None:
     """Whatever is not part of the provider is 404."""
-    with pytest.raises(openai.NotFoundError, match="unknown URL: POST /v1/audio"):
-        await client.embeddings.create(model="model", input="hi")
+    with pytest.raises(openai.NotFoundError, match="unknown URL: POST /v1/moderations"):
+        await client.moderations.create(model="model", input="hi")
 
 
 @pytest.mark.parametrize("text", ["", "a", "abcd", "abcde"])

@@ -40,8 +40,18 @@ async def ask(
     frame: ExecutionFrame[Any],
     data: Any,
     feedback: str | None,
+    messages: list[Any] | None = None,
 ) -> Answer:
-    """Call the agent once and charge what its answer costs; an error comes back as the answer's failure."""
+    """Call the agent once and charge what its answer costs; an error comes back as the answer's failure.
+
+    Args:
+        call: How the agent is called.
+        step: Its step.
+        frame: Where execution stands.
+        data: Its input.
+        feedback: What was wrong with the attempt before.
+        messages: The conversation that it goes on with, which it appends to; `None` if there is none.
+    """
     streamed: StreamedAnswer | None = None
     control, timeout_s = frame.scope.control, step.config.timeout_s
     meter = CallMeter(frame) if call.is_metered or step.max_cost is not None else None
@@ -52,12 +62,13 @@ async def ask(
             await within_deadline(control, meter.begin(step.max_cost))
             timeout_s = meter.whole_s or timeout_s
         if call.stream is not None and (call.run is None or frame.on_chunk is not None):
-            given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback, meter))
+            given = call.stream(data, **_keywords(call, call.stream_keywords, step, frame, feedback, meter, messages))
             streamed = StreamedAnswer()
         else:
             assert call.run is not None, "an agent that does not stream runs"
             asked = call.keywords
-            given = call.run(data, **_keywords(call, asked, step, frame, feedback, meter)) if asked else call.run(data)
+            keywords = _keywords(call, asked, step, frame, feedback, meter, messages) if asked else {}
+            given = call.run(data, **keywords) if asked else call.run(data)
             if call.is_coroutine or inspect.isawaitable(given):
                 bounded = given if timeout_s is None else _no_longer_than(asyncio.timeout(timeout_s), timeout_s, given)
                 given, is_ending = await await_call(control, bounded)
@@ -108,6 +119,7 @@ def _keywords(
     frame: ExecutionFrame[Any],
     feedback: str | None,
     meter: CallMeter | None,
+    messages: list[Any] | None,
 ) -> dict[str, Any]:
     """Return those of the keyword arguments that the agent asks for; a setting it needs has a value, if only `None`."""
     if not asked:
@@ -117,6 +129,7 @@ def _keywords(
         "resources": frame.scope.resources,
         "feedback": feedback,
         "meter": meter,
+        **({} if messages is None else {"messages": messages}),
         **dict.fromkeys(call.needed_settings),
         **step.settings,
     }

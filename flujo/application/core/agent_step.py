@@ -119,7 +119,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         made, turn.feedback = durable.attempts_before(frame.path)
     for left in reversed(range(max(step.config.max_retries + 1 - made, 1))):
         asked = data if turn.feedback is None else _with_feedback(data, turn)
-        answer = await ask(turn.call, step, frame, asked, turn.feedback)
+        messages = None if step.message_history is None else list(getattr(frame.context, step.message_history))
+        answer = await ask(turn.call, step, frame, asked, turn.feedback, messages)
         attempts.add(answer)
         failure = answer.failure
         if isinstance(failure, (PricingNotConfiguredError, UnboundedCallError)):
@@ -129,6 +130,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         if failure is None and step.is_judged:
             failure = await _judge(step, frame, attempts, turn)
         if failure is None:
+            if step.message_history is not None:
+                update_context(frame.context, {step.message_history: messages})
             result = attempts.result(step)
             return await _keep(step, frame, result) if step.updates_context else result
         if (ended := _end_at_once(step, frame, attempts, failure)) is not None:
