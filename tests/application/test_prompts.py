@@ -1,16 +1,22 @@
 """Prompts as templates: what they see, what they refuse, and that a run that goes on makes the same ones."""
 
+import re
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from io import StringIO
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from flujo import (
     ConfigurationError,
     Flujo,
     InMemoryBackend,
     InMemoryCache,
+    NonRetryableError,
     Pipeline,
     PipelineContext,
     PromptTemplate,
@@ -32,6 +38,20 @@ class _City(BaseModel):
 @dataclass
 class _River:
     name: str
+
+
+class _Colour(str, Enum):  # noqa: UP042 - which prints as its name
+    RED = "red"
+
+
+class _Holder(PipelineContext):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    held: Any = None
+
+    @property
+    def broken(self) -> str:
+        raise KeyError("nothing in it")
 
 
 async def _echo(prompt: str) -> str:
@@ -59,7 +79,15 @@ async def _rendered(template: str, data: Any, context_model: type[BaseModel] | N
         ("{{ input.name }} {{ input }}", _River("Elbe"), 'Elbe {"name":"Elbe"}'),
         ("{{ input.a.b[0] }}", {"a": {"b": [7]}}, "7"),
         ("{% for each in input %}- {{ each | upper }}\n{% endfor %}", ["a", "b"], "- A\n- B\n"),
-        ("{{ input.upper() }} {{ ', '.join(['a', 'b']) }}", "x", "X a, b"),
+        ("{{ input.upper() }} {{ ', '.join(['a', 'b']) }} {{ '{}!'.format(input) }}", "x", "X a, b x!"),
+        ("{{ input }}", Decimal("1.50"), "1.50"),
+        ("{{ input }}", date(2026, 1, 2), "2026-01-02"),
+        ("{{ input }} {{ [input] }}", _Colour.RED, 'red ["red"]'),
+        ("{{ input | tojson }}", {"a": "<&>"}, '{"a":"<&>"}'),
+        ("{% for each in input %}{{ loop.cycle('-', '+') }}{{ each }}{% endfor %}", [1, 2], "-1+2"),
+        ("{% set sep = joiner(', ') %}{% for each in input %}{{ sep() }}{{ each }}{% endfor %}", [1, 2], "1, 2"),
+        ("{% macro item(it) %}<{{ it }}>{% endmacro %}{{ item(input) }}{{ '-' * 3 }}", "a", "<a>---"),
+        ("{{ input.gone | default('none') }}", {}, "none"),
         ("{{ input | length }} <b>{{ input }}</b>\n", "a&b", "3 <b>a&b</b>\n"),
     ],
 )
@@ -89,14 +117,21 @@ async def test_a_template_sees_the_context_and_earlier_outputs() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ inputs }}", "'inputs' is undefined; it knows input, context and steps, and these steps: 'first'"),
-        ("{{ steps.draft }}", "has no attribute 'draft'; it knows"),
-        ("{{ context.colour }}", "has no attribute 'colour'"),
+        ("a\nb {{ inputs }}", "in line 2: there is no 'inputs'; a prompt knows input, context and steps"),
+        ("{{ steps.draft }}", "in line 1: no step before this one is called 'draft'; there is 'first'"),
+        ("{{ context.colour }}", "PipelineContext has no 'colour'; it has 'run_id', 'initial_prompt', "),
+        ("{{ steps.first[1] }}", "a list has no item 1; it has 1"),
+        ("{{ {'a': 1}.b }}", "a dict has no 'b'; it has 'a'"),
+        ("{{ {}.items }}", "dict.items is a function; write ['items'] for a key of that name"),
+        ("{{ 'a' + 1 }}", "in line 1: can only concatenate str"),
         ("{{ ''.__class__ }}", "access to attribute '__class__' of 'str' object is unsafe"),
+        ("{{ '{0.__class__}'.format(1) }}", "access to attribute '__class__' of 'int' object is unsafe"),
+        ("{{ lipsum() }}", "there is no 'lipsum'"),
         ("{{ context.model_copy() }}", "is not safely callable"),
         ("{{ input.append(1) }}", "access to attribute 'append' of 'list' object is unsafe"),
-        ("{{ 'x' * 5000000 }}", "a template may use '*' for the product of numbers only"),
-        ("{{ 9 ** 99 }}", "a template may use '**' for"),
+        ("{{ 'x' * 5000000 }}", "'*' would make something of more than 4000000 parts"),
+        ("{{ 9 ** 99 }}", "a template may not use '**'"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth"),
         ("{% for i in range(90000) %}{{ 'x' | center(1000) }}{% endfor %}", "would have more than 4000000 characters"),
         ("{{ 1 / 0 }}", "division by zero"),
     ],
@@ -119,12 +154,38 @@ async def test_what_cannot_be_rendered_fails_the_step_before_it_costs_anything(t
         ("fine\n{{ input", "the prompt template is wrong in line 2: "),
         ("{% for %}", "the prompt template is wrong in line 1: "),
         ("{{ input | shout }}", "wrong in line 1: No filter named 'shout'"),
+        ("{{ [1] | random }}", "wrong in line 1: No filter named 'random'"),
+        ("\n{% include 'other' %}", "wrong in line 2: it uses another template"),
     ],
 )
 def test_a_wrong_template_is_refused_where_it_is_written(template: str, message: str) -> None:
     """With its line."""
     with pytest.raises(ConfigurationError, match=message.replace("|", r"\|")):
         PromptTemplate(template)
+
+
+def test_a_template_is_text() -> None:
+    """Anything else is refused."""
+    with pytest.raises(ConfigurationError, match="a prompt template is text, not 5"):
+        PromptTemplate(5)  # type: ignore[arg-type]  # it is the mistake
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ context.held.write('x') }}", "is not safely callable"),
+        ("{{ context.held.close() }}", "is not safely callable"),
+        ("{{ context.broken }}", "the prompt cannot be rendered in line 1: 'nothing in it'"),
+    ],
+)
+def test_a_template_calls_nothing_that_the_program_has(template: str, message: str) -> None:
+    """Be it written in C; what a property raises is said with its line."""
+    held = StringIO("kept")
+
+    with pytest.raises(NonRetryableError, match=re.escape(message)):
+        PromptTemplate(template).render(None, _Holder(initial_prompt="", held=held), {})
+
+    assert held.getvalue() == "kept"
 
 
 async def test_feedback_reaches_the_next_attempt_below_the_prompt() -> None:
