@@ -49,7 +49,8 @@ class MeteredEmbeddingModel(WrapperEmbeddingModel):
         if kept is not None:
             return self._result(kept, texts, input_type)
         most_tokens = _ADDED_TO_REQUEST + sum(_ADDED_TO_TEXT + len(text.encode()) for text in texts)
-        call = ModelCall(most_tokens, 0, 0, price_of(self.system, self.model_name, meter))
+        price = price_of(self.system, self.model_name, meter, is_for_embeddings=True)
+        call = ModelCall(most_tokens, 0, 0, price)
         reservation = await meter.reserve(call)
         try:
             result = await self.wrapped.embed(texts, input_type=input_type, settings=settings)

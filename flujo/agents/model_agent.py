@@ -6,12 +6,12 @@ pydantic-ai is imported when such an agent is first run.
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
-
-from flujo.agents.prices import find_price
+from flujo.agents.output_functions import has_output_function
+from flujo.agents.prices import find_embedding_price, find_price
 from flujo.domain.agents import AdaptedAgent, Partial
 from flujo.domain.metering import Meter
 from flujo.utils.narrowing import is_list
+from flujo.utils.stable_json import stable_json
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
@@ -181,7 +181,7 @@ class EmbeddingAgent:
 
         model = embedding_model(self.embedder)
         name = f"{model.system}:{model.model_name}"
-        return name if find_price(name) is None else None
+        return name if find_embedding_price(name) is None else None
 
     def __repr__(self) -> str:
         return f"EmbeddingAgent({self.embedder!r})"
@@ -199,6 +199,8 @@ def adapt(agent: Any) -> AdaptedAgent:
     """Return what runs an agent, or an embedder, of pydantic-ai in a step."""
     if hasattr(agent, "embed_documents"):
         return EmbeddingAgent(agent)
+    if has_output_function(agent.output_type):
+        return ModelAgent(agent)  # while an answer streams, its function would be called with every part of it
     return TextAgent(agent) if agent.output_type is str else StructuredAgent(agent)
 
 
@@ -214,7 +216,7 @@ def _prompt(data: Any) -> Any:
     """Return a step's input as a model takes it: text and files as they are, other values as JSON."""
     if data is None or isinstance(data, str) or _is_content(data):
         return data
-    return to_json(data, fallback=str).decode()
+    return stable_json(data, fallback=str)
 
 
 def _is_content(data: Any) -> bool:

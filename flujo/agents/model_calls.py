@@ -13,7 +13,7 @@ from functools import cache
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 from pydantic_ai.usage import RequestUsage
 
-from flujo.agents.prices import Price, TokenUsage, find_price, no_price
+from flujo.agents.prices import Price, TokenUsage, find_embedding_price, find_price, no_price
 from flujo.domain.metering import Bound, Meter, Reservation
 from flujo.domain.money import ZERO
 
@@ -53,13 +53,14 @@ class ModelCall:
         return Bound(cost, self.input_tokens + output_tokens)
 
 
-def price_of(system: str, model: str, meter: Meter) -> Price | None:
+def price_of(system: str, model: str, meter: Meter, *, is_for_embeddings: bool = False) -> Price | None:
     """Return what a model of a provider costs; warn once if nobody knows, and no limit in dollars needs it.
 
     Raises:
         PricingNotConfiguredError: A limit in dollars needs it.
     """
-    price, name = find_price(model, provider=system), f"{system}:{model}"
+    find, name = find_embedding_price if is_for_embeddings else find_price, f"{system}:{model}"
+    price = find(model, provider=system)
     if price is None:
         if meter.has_usd_limit:
             raise no_price(name)

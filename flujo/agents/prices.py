@@ -10,6 +10,7 @@ Searches and other tools on the provider's side are not tokens, and are in neith
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -342,12 +343,21 @@ def find_price(model: str, *, provider: str | None = None) -> Price | None:
     Returns:
         `None` if the price is not known.
     """
+    return _find(model, provider, needed={"input_mtok", "output_mtok"})
+
+
+def find_embedding_price(model: str, *, provider: str | None = None) -> Price | None:
+    """Return what a model for embeddings costs, which has no output to pay for; otherwise as `find_price` does."""
+    return _find(model, provider, needed={"input_mtok"})
+
+
+def _find(model: str, provider: str | None, *, needed: AbstractSet[str]) -> Price | None:
     if provider is None:
         provider, _, model = model.partition(":")
     owner = provider.removeprefix("gateway/")
     owner = _PROVIDERS.get(owner, owner)
     price = _set_prices.get(f"{provider}:{model}") or _set_prices.get(f"{owner}:{model}")
-    return price or _find_in_table(owner, model)
+    return price or _find_in_table(owner, model, needed)
 
 
 def no_price(model: str) -> PricingNotConfiguredError:
@@ -360,7 +370,7 @@ def no_price(model: str) -> PricingNotConfiguredError:
     )
 
 
-def _find_in_table(owner: str, name: str) -> Price | None:
+def _find_in_table(owner: str, name: str, needed: AbstractSet[str]) -> Price | None:
     from genai_prices.data_snapshot import get_snapshot
 
     snapshot = get_snapshot()
@@ -372,15 +382,15 @@ def _find_in_table(owner: str, name: str) -> Price | None:
         _, model = snapshot.find_provider_model(name, provider, None, None)
     except LookupError:
         return None
-    return _table_price(model, is_free=name.endswith(":free"))
+    return _table_price(model, needed, is_free=name.endswith(":free"))
 
 
-def _table_price(model: "ModelInfo", *, is_free: bool) -> Price | None:
+def _table_price(model: "ModelInfo", needed: AbstractSet[str], *, is_free: bool) -> Price | None:
     standard = [each.prices for each in model.prices] if isinstance(model.prices, list) else [model.prices]
     every = [*standard, *(variant.prices for variant in model.price_variants or ())]
     if any(not _KNOWN.issuperset(_prices_in(prices)) for prices in every):
         return None
-    is_complete = standard and all({"input_mtok", "output_mtok"} <= _prices_in(prices).keys() for prices in standard)
+    is_complete = standard and all(needed <= _prices_in(prices).keys() for prices in standard)
     is_free = is_free and not any(_prices_in(prices) for prices in every)
     if not is_complete and not is_free:
         return None

@@ -18,7 +18,7 @@ from flujo import (
     UsageLimits,
     set_price,
 )
-from flujo.agents.prices import reset_prices
+from flujo.agents.prices import find_price, reset_prices
 from flujo.domain.results import UNCERTAIN
 from tests.providers.server import Embeddings, Hangup, HttpError, Provider
 
@@ -103,6 +103,20 @@ async def test_embeddings_that_were_made_are_not_made_again(provider: Provider, 
     result = await runner.run_async("river", run_id="run")
 
     assert (len(provider.requests), result.total_cost) == (1, provider.total_usd)
+
+
+async def test_the_price_table_knows_models_without_output(provider: Provider) -> None:
+    """A model for embeddings has no price for output, and needs none; one that answers does."""
+    reset_prices()
+    provider.price("text-embedding-3-small", input_usd_per_mtok="0.02", output_usd_per_mtok=0)
+    provider.script(Embeddings())
+    async with AsyncOpenAI(base_url=provider.base_url, api_key="test") as client:
+        model = OpenAIEmbeddingModel("text-embedding-3-small", provider=OpenAIProvider(openai_client=client))
+
+        result = await Flujo(Step("embed", Embedder(model)), usage_limits=_limit(1)).run_async(["river", "lake"])
+
+    assert result.total_cost == provider.total_usd > 0
+    assert find_price("openai:text-embedding-3-small") is None
 
 
 async def test_a_missing_price_is_found_before_the_run(embedder: Embedder) -> None:

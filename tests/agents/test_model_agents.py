@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent, PromptedOutput, RunContext
+from pydantic_ai import Agent, PromptedOutput, RunContext, TextOutput, ToolOutput
 from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.messages import ImageUrl, ModelResponse, TextPart
 from pydantic_ai.models import Model
@@ -550,6 +550,43 @@ async def test_a_value_that_does_not_fit_is_asked_for_again_while_it_streams(
 
     assert values[-1] == result.output == City(name="Bonn", inhabitants=5)
     assert (len(provider.bill), result.total_cost) == (3, provider.total_usd)
+
+
+@pytest.mark.parametrize("kind", ["function", "tool", "list", "text", "class"])
+async def test_a_function_of_the_answer_runs_once_while_it_streams(
+    provider: Provider, model: Model[Any], kind: str
+) -> None:
+    """It may send or pay something, so it does not get what has come so far."""
+    said = '{"name": "Bonn", "inhabitants": 5}'
+    provider.script(Text(said) if kind == "text" else ToolCalls([("final_result", said)]))
+    given = list[object]()
+
+    def send(city: City) -> str:
+        given.append(city)
+        return "sent"
+
+    def read(text: str) -> str:
+        given.append(text)
+        return "sent"
+
+    output: Any = {"function": send, "tool": ToolOutput(send, name="final_result"), "text": TextOutput(read)}.get(kind)
+    agent = Agent(model, output_type=[send] if kind == "list" else City if kind == "class" else output)
+    runner: Flujo[Any, Any] = Flujo(Step("ask", agent), usage_limits=_usd(1))
+
+    *values, result = [item async for item in runner.run_async("go")]
+
+    if kind == "class":
+        assert len(values) > 1
+    else:
+        assert (values, result.output, len(given)) == ([], "sent", 1)
+    assert (len(provider.bill), result.total_cost) == (1, provider.total_usd)
+
+
+async def test_a_prompt_is_the_same_in_every_process(provider: Provider, model: Model[Any]) -> None:
+    """A set in it has an order, so that a stored run finds what it was answered."""
+    await Flujo(Step("ask", Agent(model))).run_async({"tags": set("hgfedcba")})
+
+    assert provider.requests[0].body["messages"][-1]["content"] == '{"tags":["a","b","c","d","e","f","g","h"]}'
 
 
 async def test_a_stream_that_is_cut_is_charged_in_full(provider: Provider, model: Model[Any]) -> None:

@@ -9,9 +9,10 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from flujo import (
+    AgentProcessors,
     ConfigurationError,
     Flujo,
     InMemoryBackend,
@@ -224,6 +225,52 @@ async def test_a_run_that_goes_on_makes_the_same_prompts() -> None:
     result = await runner.run_async("x", run_id="run")
 
     assert (result.output, agent.inputs) == ("done", ["once", "once"])
+
+
+class _Noting(PipelineContext):
+    notes: list[str] = Field(default_factory=list)
+
+
+async def test_an_attempt_after_a_crash_has_the_prompt_it_would_have_had() -> None:
+    """What the attempts before it left in the context is in its prompt, killed or not."""
+
+    class KilledError(BaseException):
+        pass
+
+    class Judge:
+        name = "judge"
+
+        async def validate(self, output: Any, context: Any = None) -> ValidationResult:
+            return ValidationResult(is_valid=output == "good", feedback="no", validator_name="judge")
+
+    async def asked(answers: list[Any]) -> list[Any]:
+        agent = StubAgent(answers)
+        step = Step(
+            "ask",
+            agent,
+            prompt="{{ context.notes }} {{ input }}",
+            processors=AgentProcessors(prompt_processors=[_Upper()]),
+            validators=[Judge()],
+            persist_feedback_to_context="notes",
+            max_retries=2,
+        )
+        runner = Flujo(step, context_model=_Noting, state_backend=InMemoryBackend())
+        if KilledError in map(type, answers):
+            with pytest.raises(KilledError):
+                await runner.run_async("x", run_id="run")
+        assert (await runner.run_async("x", run_id="run")).output == "good"
+        return agent.inputs
+
+    first, second = await asked(["bad", "good"])
+    killed = await asked(["bad", KilledError(), "good"])
+
+    assert (first, second[: len('["judge: no"] X')]) == ("[] X", '["judge: no"] X')
+    assert killed == [first, second, second]
+
+
+class _Upper:
+    async def process(self, data: str, context: Any) -> str:
+        return data.upper()
 
 
 async def test_a_cached_step_sees_only_the_steps_within_it() -> None:

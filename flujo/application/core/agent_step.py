@@ -22,6 +22,7 @@ from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer, has_feedback_field
 from flujo.domain.money import ZERO, add_usd
+from flujo.domain.prompts import PromptTemplate
 from flujo.domain.results import UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
@@ -106,9 +107,9 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
     if (answered := take_answer(frame)) is not None:
         return await _keep(step, frame, answered) if step.updates_context else answered
-    data = frame.data
-    if step.prompt is not None or step.processors.prompt_processors:
-        data, refused = await _process_input(step, frame)
+    given = frame.data
+    if step.processors.prompt_processors:
+        given, refused = await _process_input(step, frame)
         if refused is not None:
             if refused.status == "failed":
                 await _tell_failure_handlers(step)
@@ -118,6 +119,11 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
     if durable is not None:
         made, turn.feedback = durable.attempts_before(frame.path)
     for left in reversed(range(max(step.config.max_retries + 1 - made, 1))):
+        try:  # each time, so that a run that was killed makes the prompt that it would have made
+            data = given if step.prompt is None else _rendered(step.prompt, frame, given)
+        except NonRetryableError as error:
+            why = describe_error(error)
+            break
         asked = data if turn.feedback is None else _with_feedback(data, turn)
         messages = None if step.message_history is None else list(getattr(frame.context, step.message_history))
         answer = await ask(turn.call, step, frame, asked, turn.feedback, messages)
@@ -154,13 +160,10 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
 
 
 async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> tuple[Any, StepResult | None]:
-    """Return the input as prompt and processors make it, or the result of a step that does not get to its agent."""
+    """Return the input as the prompt processors leave it, or the result of a step that does not get to its agent."""
 
     async def process_all() -> Any:
         data = frame.data
-        if step.prompt is not None:
-            outputs = {} if frame.earlier is None else frame.earlier.outputs()
-            data = step.prompt.render(data, frame.context, outputs)
         for processor in step.processors.prompt_processors:
             data = await process(processor, data, frame.context)
         return data
@@ -174,6 +177,10 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
         _log.debug("a prompt processor of step %r raised", step.name, exc_info=error)
         data, refused = None, StepResult(step.name, success=False, attempts=0, feedback=describe_error(error))
     return data, control.halt.refuse(step) if control.halt else refused
+
+
+def _rendered(prompt: PromptTemplate, frame: ExecutionFrame[Any], data: Any) -> str:
+    return prompt.render(data, frame.context, {} if frame.earlier is None else frame.earlier.outputs())
 
 
 def _reason(failure: BaseException) -> str:
