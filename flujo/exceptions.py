@@ -158,17 +158,27 @@ class UsageLimitExceededError(FlujoError):
 
     Attributes:
         result: The run so far, with `status == "stopped"`; its `step_history` includes the step that broke the limit.
+        budget: The name of the shared budget that was used up; `None` if it is a limit of the run or of a step.
     """
 
     result: PipelineResult[Any]
 
-    def __init__(self, message: str, result: PipelineResult[Any]) -> None:
+    def __init__(self, message: str, result: PipelineResult[Any], *, budget: str | None = None) -> None:
         super().__init__(message)
+        self.budget = budget
         self.result = result  # pyright: ignore[reportIncompatibleVariableOverride]  # there always is one
 
 
 class RefusedCallError(FlujoError):
-    """A call of an agent could pass a limit, so it is not made; the run stops, and nothing of it is retried."""
+    """A call of an agent could pass a limit, so it is not made; the run stops, and nothing of it is retried.
+
+    Attributes:
+        budget: The name of the shared budget that has no room for it; `None` if it is a limit of the run or of a step.
+    """
+
+    def __init__(self, message: str, *, budget: str | None = None) -> None:
+        super().__init__(message)
+        self.budget = budget
 
 
 class StateError(FlujoError):

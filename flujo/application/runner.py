@@ -28,7 +28,7 @@ from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
-from flujo.application.spending_checks import checked_budgets, distinct_budgets, refuse_unbounded
+from flujo.application.spending_checks import all_budgets, checked_budgets, distinct_budgets, refuse_unbounded
 from flujo.application.stored_runs import OpenRun, StoredRuns
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.budgets import Budget
@@ -156,6 +156,11 @@ class Flujo(Generic[InT, OutT]):
     def state_backend(self) -> StateBackend | None:
         """Where runs are kept; `None` if they are not."""
         return self._state_backend
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """What its runs share with others: its own budgets, and those of the runners that are steps of it."""
+        return all_budgets(self.pipeline, self._budgets)
 
     def new_identity(self) -> str:
         """Return the identity of a run that is given none: the one in its context data, or a fresh one."""

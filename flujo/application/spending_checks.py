@@ -1,6 +1,6 @@
 """What is checked before a run begins, so that its limits and budgets can hold: nothing has been spent yet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from flujo.agents.prices import no_price
@@ -29,17 +29,13 @@ def checked_budgets(
         PricingNotConfiguredError: An agent under a budget in dollars has no price.
     """
     around: list[tuple[BaseStep[Any, Any], Sequence[Budget]]] = [(pipeline, budgets)]
-    for step in pipeline.walk():
-        if not isinstance(step, SubPipelineStep):
-            continue
-        settings: RunnerSettings | None = step.settings
-        if settings is not None and settings.budgets:
-            if settings.store not in (None, store):
-                raise ConfigurationError(
-                    f"{step.describe()} keeps its budgets in another store than the run; "
-                    "give both runners the same state_backend"
-                )
-            around.append((cast("BaseStep[Any, Any]", step), settings.budgets))
+    for step, settings in _runners_within(pipeline):
+        if settings.store not in (None, store):
+            raise ConfigurationError(
+                f"{step.describe()} keeps its budgets in another store than the run; "
+                "give both runners the same state_backend"
+            )
+        around.append((step, settings.budgets))
     found = distinct_budgets([budget for _, those in around for budget in those])
     if found and not isinstance(store, BudgetStore):
         what = "has no store" if store is None else "has a store that keeps no budgets"
@@ -50,6 +46,21 @@ def checked_budgets(
         if any(budget.usd is not None for budget in those):
             _refuse_unpriced(step)
     return found
+
+
+def all_budgets(pipeline: BaseStep[Any, Any], budgets: Sequence[Budget]) -> tuple[Budget, ...]:
+    """Return the budgets of a runner and of those that are steps of it."""
+    within = [budget for _, settings in _runners_within(pipeline) for budget in settings.budgets]
+    return distinct_budgets([*budgets, *within])
+
+
+def _runners_within(pipeline: BaseStep[Any, Any]) -> Iterator[tuple[BaseStep[Any, Any], RunnerSettings]]:
+    """Yield the steps that are runners with budgets."""
+    for step in pipeline.walk():
+        if isinstance(step, SubPipelineStep):
+            settings: RunnerSettings | None = step.settings
+            if settings is not None and settings.budgets:
+                yield cast("BaseStep[Any, Any]", step), settings
 
 
 def distinct_budgets(budgets: Sequence[Budget]) -> tuple[Budget, ...]:

@@ -259,6 +259,7 @@ class BudgetStatus:
         per: How long a window is; `None` if there is only one.
         timezone: The zone in which windows begin.
         window: The present window, such as `2026-11-25`; empty if there is only one.
+        topped_up: The part of `limit` that was topped up in this window.
     """
 
     name: str
@@ -269,6 +270,7 @@ class BudgetStatus:
     per: str | None
     timezone: str
     window: str
+    topped_up: Amounts = Amounts()
 
     @property
     def left(self) -> AmountLimits:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flujo.domain.budgets import Amounts, Budget, BudgetStatus
 from flujo.state.budget_tables import BudgetTables
-from flujo.state.budgets import BudgetChange, BudgetOutcome, RunWrite
+from flujo.state.budgets import BudgetCall, BudgetChange, BudgetOutcome, RunWrite
 from flujo.state.ownership import Owner
 
 T = TypeVar("T")
@@ -65,6 +65,15 @@ class BudgetKeeper(ABC):
     async def list_budgets(self) -> list[BudgetStatus]:
         """Return how all budgets stand, by name."""
         return await self._in_budgets("the budgets", self._tables.list)
+
+    async def budget_calls(self, name: str) -> Sequence[BudgetCall]:
+        """Return the calls of a budget that are in flight, wait, or were lost, in the order in which they came.
+
+        Raises:
+            BudgetNotFoundError: There is no such budget.
+        """
+        tables = self._tables
+        return await self._in_budgets("the budgets", lambda connection, now: tables.calls(connection, name, now))
 
     async def set_budget(self, budget: Budget) -> BudgetStatus:
         """Give a budget limits and windows by hand, and make it if it is not there."""

@@ -14,7 +14,15 @@ from typing import Any
 
 from flujo.domain.budgets import AmountLimits, Amounts, Budget, BudgetStatus, window_of
 from flujo.exceptions import BudgetNotFoundError, StateCorruptedError
-from flujo.state.budgets import BudgetChange, BudgetOutcome, BudgetRequest, BudgetRoom, Settlement
+from flujo.state.budgets import (
+    BudgetCall,
+    BudgetChange,
+    BudgetOutcome,
+    BudgetRequest,
+    BudgetRoom,
+    CallState,
+    Settlement,
+)
 from flujo.state.ownership import Owner
 from flujo.state.records import checksum_of, read_text, stored_text
 
@@ -104,6 +112,7 @@ class _Account:
             self.per,
             self.timezone,
             window.period,
+            window.topped_up,
         )
 
 
@@ -193,6 +202,17 @@ class BudgetTables:
         names = [read_text(name) for (name,) in self._execute(connection, "SELECT name FROM {budgets}").fetchall()]
         return [self.status(connection, name, now) for name in sorted(names)]
 
+    def calls(self, connection: Any, name: str, now: float) -> Sequence[BudgetCall]:
+        """Return the calls that are in flight, wait, or were lost, in order."""
+        account = self._accounts(connection, {name}, now, locks=False)[name]
+        rows = self._execute(
+            connection,
+            "SELECT call_id, budget, period, run_id, state, amount, checksum, owner, lease_until FROM {budget_calls} "
+            "WHERE budget = ? ORDER BY id",
+            (account.number,),
+        ).fetchall()
+        return [_listed(row, now) for row in rows]
+
     def change(self, connection: Any, change: BudgetChange, now: float) -> BudgetOutcome:
         """Settle what has ended, and reserve for a call if it fits and it is its turn."""
         accounts = self._accounts(connection, change.budgets, now)
@@ -232,7 +252,7 @@ class BudgetTables:
     # Reserving
 
     def _reserve(
-        self, connection: Any, request: BudgetRequest, accounts: Sequence[_Account], breaches: tuple[str, ...]
+        self, connection: Any, request: BudgetRequest, accounts: Sequence[_Account], breaches: tuple[BudgetStatus, ...]
     ) -> BudgetOutcome:
         place = self._place(connection, request) if request.is_waiting else None
         ahead, rooms = self._ahead(connection, place, accounts), self._rooms(connection, accounts)
@@ -273,7 +293,7 @@ class BudgetTables:
 
     def _rooms(self, connection: Any, accounts: Sequence[_Account]) -> tuple[BudgetRoom, ...]:
         statuses = [account.status(self._window(connection, account, account.present)) for account in accounts]
-        return tuple(BudgetRoom(each.label, each.limit.less(each.spent), each.left) for each in statuses)
+        return tuple(BudgetRoom(each.name, each.label, each.limit.less(each.spent), each.left) for each in statuses)
 
     def _note(
         self, connection: Any, request: BudgetRequest, accounts: Sequence[_Account], state: str, *, has_place: bool
@@ -382,11 +402,11 @@ class BudgetTables:
             window.uncertain += call.amount
         window.is_changed = True
 
-    def _breaches(self, connection: Any, accounts: Iterable[_Account]) -> Iterator[str]:
+    def _breaches(self, connection: Any, accounts: Iterable[_Account]) -> Iterator[BudgetStatus]:
         for account in accounts:
             status = account.status(self._window(connection, account, account.present))
             if status.is_passed:
-                yield f"{status.label} passed its limit of {status.limit}: {status.spent} spent"
+                yield status
 
     # Rows
 
@@ -468,7 +488,7 @@ class _Call:
     budget: int
     period: str
     run_id: str
-    state: str
+    state: CallState
     amount: Amounts
 
     @classmethod
@@ -481,6 +501,15 @@ class _Call:
     def sum(self, *, state: str) -> int:
         """Return the checksum of its row in a state."""
         return _sum_of(self.call_id, self.budget, self.period, self.run_id, state, written(self.amount))
+
+
+def _listed(row: tuple[Any, ...], now: float) -> BudgetCall:
+    *columns, owner, lease_until = row
+    call, made_by = _Call.read(tuple(columns)), Owner.parse(owner)
+    is_alive = call.state != "lost" and lease_until >= now and not made_by.is_dead()
+    return BudgetCall(
+        call.call_id, read_text(call.run_id), made_by, call.state, call.amount, call.period, is_alive=is_alive
+    )
 
 
 def _account(name: str, row: tuple[Any, ...], now: float) -> _Account:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from flujo.domain.budgets import AmountLimits, Amounts, Budget, BudgetStatus
 from flujo.state.backend import StateBackend
@@ -63,6 +63,34 @@ class BudgetChange:
         return names if self.request is None else names | set(self.request.budgets)
 
 
+CallState = Literal["reserved", "waiting", "lost"]
+"""How a call stands: it is in flight, or waits, or nobody knows what it used and it was charged in full."""
+
+
+@dataclass(slots=True, frozen=True)
+class BudgetCall:
+    """A call that a budget knows of.
+
+    Attributes:
+        call_id: Its identity.
+        run_id: The run it belongs to.
+        owner: Who makes it.
+        state: How it stands.
+        most: What it can use at the most, or was charged if it is lost.
+        window: The window it counts for, such as `2026-11-25`; empty if there is only one.
+        is_alive: Whether its owner is taken to be making it, or to be waiting; if not, it is charged in full or leaves
+            the queue as soon as it stands in the way of another call.
+    """
+
+    call_id: str
+    run_id: str
+    owner: Owner
+    state: CallState
+    most: Amounts
+    window: str
+    is_alive: bool
+
+
 @dataclass(slots=True, frozen=True)
 class RunWrite:
     """A change of a run that belongs to a change of budgets: both are stored in one transaction, or neither is."""
@@ -77,11 +105,13 @@ class BudgetRoom:
     """What a budget has for a call.
 
     Attributes:
+        name: What it is called.
         label: How errors speak of the budget.
         left: What is not spent.
         free: What is neither spent nor reserved.
     """
 
+    name: str
     label: str
     left: AmountLimits
     free: AmountLimits
@@ -96,13 +126,13 @@ class BudgetOutcome:
             of its budgets, and nothing of the run was written.
         rooms: What each budget has for the call, if it may not begin.
         ahead: How many calls wait for the same budgets and came before; those beyond a hundred need not be counted.
-        breaches: Which limits are passed, with the limit and what was spent.
+        breaches: The budgets whose limits are passed.
     """
 
     is_granted: bool = True
     rooms: tuple[BudgetRoom, ...] = ()
     ahead: int = 0
-    breaches: tuple[str, ...] = ()
+    breaches: tuple[BudgetStatus, ...] = ()
 
 
 @runtime_checkable
@@ -146,6 +176,14 @@ class BudgetStore(StateBackend, Protocol):
 
     async def list_budgets(self) -> list[BudgetStatus]:
         """Return how all budgets stand, by name."""
+        ...
+
+    async def budget_calls(self, name: str) -> Sequence[BudgetCall]:
+        """Return the calls of a budget that are in flight, wait, or were lost, in the order in which they came.
+
+        Raises:
+            BudgetNotFoundError: There is no such budget.
+        """
         ...
 
     async def set_budget(self, budget: Budget) -> BudgetStatus:

@@ -9,7 +9,16 @@ import pytest
 
 from flujo.domain.budgets import AmountLimits, Amounts, Budget
 from flujo.exceptions import BudgetNotFoundError, RunOwnedError
-from flujo.state.budgets import BudgetChange, BudgetOutcome, BudgetRequest, BudgetStore, RunWrite, Settlement
+from flujo.state.budgets import (
+    BudgetCall,
+    BudgetChange,
+    BudgetOutcome,
+    BudgetRequest,
+    BudgetStore,
+    CallState,
+    RunWrite,
+    Settlement,
+)
 from flujo.state.ownership import Owner
 from flujo.testing.conformance import LONG_S, TEXTS, RunDraft, in_a_loop, owner_elsewhere
 
@@ -100,6 +109,8 @@ class BudgetStoreConformance:
             await store.top_up_budget("team", Amounts(tokens=1))
         with pytest.raises(BudgetNotFoundError):
             await ask(store, request("1", owner=owner_elsewhere()))
+        with pytest.raises(BudgetNotFoundError):
+            await store.budget_calls("team")
 
     @in_a_loop
     async def test_a_new_declaration_changes_a_budget(self, store: BudgetStore) -> None:
@@ -135,6 +146,7 @@ class BudgetStoreConformance:
 
         assert status == await store.budget_status("team")
         assert status.limit == AmountLimits(Decimal("1.5"), 8)
+        assert status.topped_up == Amounts(Decimal("0.5"), 3, 2)
 
     @in_a_loop
     async def test_a_window_is_named_after_its_beginning(self, store: BudgetStore) -> None:
@@ -237,8 +249,8 @@ class BudgetStoreConformance:
 
         outcome = await end(store, call, "1.2")
 
-        assert outcome.breaches == ("budget 'team' passed its limit of $1: $1.2, 1 request spent",)
-        assert (await store.budget_status("team")).left.usd == Decimal("-0.2")
+        assert outcome.breaches == (await store.budget_status("team"),)
+        assert outcome.breaches[0].left.usd == Decimal("-0.2")
 
     @in_a_loop
     async def test_a_charge_needs_no_reservation(self, store: BudgetStore) -> None:
@@ -248,7 +260,7 @@ class BudgetStoreConformance:
         charge = BudgetChange([Settlement(("a", "b"), None, Amounts(Decimal(2), 5, 1))])
         outcome = await store.change_budgets(charge)
 
-        assert outcome.breaches == ("budget 'a' passed its limit of $1: $2, 5 tokens, 1 request spent",)
+        assert [status.name for status in outcome.breaches] == ["a"]
         assert [status.spent.usd for status in await store.list_budgets()] == [2, 2]
 
     # Waiting
@@ -317,6 +329,29 @@ class BudgetStoreConformance:
         assert outcome.is_granted
         assert (await store.budget_status("team")).left.usd == 0
 
+    @in_a_loop
+    async def test_calls_are_listed_in_order(self, store: BudgetStore) -> None:
+        """Those that are in flight, wait or were lost, with their run, owner and amount; not those that ended."""
+        await store.declare_budgets([Budget("team", usd=1), Budget("other", usd=9)])
+        owner = owner_elsewhere()
+        calls = [
+            request(usd, owner=owner, run_id=run_id, tokens=3)
+            for usd, run_id in (("0.1", "ended"), ("0.2", "lost"), ("0.6", TEXTS[-1]), ("0.9", "waiting"))
+        ]
+        for call in calls[:2]:
+            await ask(store, call)
+        await end(store, calls[0], "0.1")
+        await store.lose_calls("lost")
+        for call in calls[2:]:
+            await ask(store, call)
+        await ask(store, request("1", "other", owner=owner))
+
+        states: tuple[CallState, ...] = ("lost", "reserved", "waiting")
+        assert list(await store.budget_calls("team")) == [
+            BudgetCall(call.call_id, call.run_id, owner, state, call.most, "", is_alive=state != "lost")
+            for call, state in zip(calls[1:], states, strict=True)
+        ]
+
     # Owners
 
     def test_the_calls_of_a_dead_owner_are_charged_as_soon_as_they_stand_in_the_way(self) -> None:
@@ -330,6 +365,7 @@ class BudgetStoreConformance:
             await ask(store, lost)
             await ask(store, waiting)
             await asyncio.sleep(0.05)
+            assert [call.is_alive for call in await store.budget_calls("team")] == [False, False]
             alive = Owner()
             alive.enter()
 

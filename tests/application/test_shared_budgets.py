@@ -224,9 +224,10 @@ async def test_limits_of_the_run_hold_besides(backend: BudgetStore) -> None:
     seller = Seller()
     limits = UsageLimits(total_cost_usd_limit=0.5)
 
-    with pytest.raises(UsageLimitExceededError, match="the run has"):
+    with pytest.raises(UsageLimitExceededError, match="the run has") as error:
         await _runner(seller.map(10), backend, Budget("team", usd=5), usage_limits=limits).run_async(list(range(10)))
 
+    assert error.value.budget is None
     assert (await _settled(backend)).spent.usd == Decimal("0.4")
 
 
@@ -255,8 +256,9 @@ async def test_a_run_that_was_stopped_goes_on_after_a_top_up(backend: BudgetStor
     """Nothing is bought twice."""
     seller = Seller()
     runner = _runner(seller.map(10), backend)
-    with pytest.raises(UsageLimitExceededError, match=r"budget 'team' has \$0.2 left to spend, .* use \$0.4"):
+    with pytest.raises(UsageLimitExceededError, match=r"budget 'team' has \$0.2 left to spend, .* use \$0.4") as error:
         await runner.run_async(list(range(5)), run_id="run")
+    assert error.value.budget == "team"
 
     await backend.top_up_budget("team", Amounts(usd=Decimal(1)))
     result = await runner.run_async([], run_id="run")
@@ -372,6 +374,7 @@ async def test_a_function_that_reports_its_cost_afterwards_is_charged(backend: B
     ) as error:
         await _runner(steps, backend).run_async("x")
 
+    assert error.value.budget == "team"
     assert [step.name for step in error.value.result.step_history] == ["one", "two"]
     status = await _settled(backend)
     assert (status.spent.usd, status.spent.requests) == (Decimal("1.2"), 2)
@@ -522,6 +525,7 @@ async def test_a_runner_that_is_a_step_brings_its_budgets_along(backend: BudgetS
 
     await outer.run_async("x")
 
+    assert [budget.name for budget in outer.budgets] == ["team", "inner"]
     assert (await _settled(backend)).spent.usd == Decimal("0.2")
     assert (await _settled(backend, "inner")).spent.usd == Decimal("0.1")
 

@@ -55,7 +55,7 @@ class BudgetDesk:
         store: Where the budgets are.
         run_id: The run.
         owner: Who makes its calls.
-        on_breach: Called with a message whenever a limit turns out to be passed.
+        on_breach: Called with a message and the budget's name whenever a limit turns out to be passed.
         is_journaled: Whether what calls give is stored with the run while it goes on.
     """
 
@@ -65,7 +65,7 @@ class BudgetDesk:
         run_id: str,
         owner: Owner,
         *,
-        on_breach: Callable[[str], None],
+        on_breach: Callable[[str, str], None],
         is_journaled: bool = False,
     ) -> None:
         self.store = store
@@ -93,7 +93,8 @@ class BudgetDesk:
             await self.store.lose_calls(self.run_id)
         for status in statuses:
             if status.is_passed:
-                self._on_breach(f"{status.label} has passed its limit of {status.limit}: {status.spent} spent")
+                reason = f"{status.label} has passed its limit of {status.limit}: {status.spent} spent"
+                self._on_breach(reason, status.name)
 
     async def close(self) -> None:
         """Settle what is to be settled yet."""
@@ -140,8 +141,9 @@ class BudgetDesk:
 
     def note(self, outcome: BudgetOutcome) -> None:
         """Tell of limits that a change has passed, and let the first call that waits ask again."""
-        for breach in outcome.breaches:
-            self._on_breach(breach)
+        for status in outcome.breaches:
+            reason = f"{status.label} passed its limit of {status.limit}: {status.spent} spent"
+            self._on_breach(reason, status.name)
         self._let_next_ask()
 
     @contextmanager

@@ -90,7 +90,7 @@ class CallMeter:
             self._open.append(reservation)
             await self._keep(call, reservation)
         except RefusedCallError as refused:
-            control.refuse(str(refused))
+            control.refuse(str(refused), refused.budget)
             raise
         reservation.started = perf_counter()
         return reservation

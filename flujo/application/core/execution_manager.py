@@ -127,8 +127,9 @@ class ExecutionManager:
     def _check_limits(self, run: ExecutionFrame[Any]) -> None:
         """Raise if a limit was passed, with the step that broke it in the history."""
         halt = run.scope.control.halt
-        breach = halt.reason if halt and halt.status == "stopped" else self.governor.breach()
-        if breach is not None:
+        if halt is not None and halt.status == "stopped":
+            raise UsageLimitExceededError(halt.reason, self._result(run, "stopped", None), budget=halt.budget)
+        if (breach := self.governor.breach()) is not None:
             raise UsageLimitExceededError(breach, self._result(run, "stopped", None))
 
     def _result(self, run: ExecutionFrame[Any], status: RunStatus, output: Any) -> PipelineResult[Any]:

@@ -40,10 +40,11 @@ class ContextFactory(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Halt:
-    """Why nothing more may start in a run."""
+    """Why nothing more may start in a run; `budget` is the shared one that is used up, if it is one."""
 
     status: Literal["stopped", "aborted"]
     reason: str
+    budget: str | None = None
 
     def refuse(self, step: BaseStep[Any, Any]) -> StepResult:
         """Return the result of a step that was not started."""
@@ -91,23 +92,23 @@ class RunControl:
         elsewhere = [asked for asked in self.waiting if asked.path[: len(path)] != path]
         self.waiting = [*elsewhere, *sorted(self.waiting_below(path), key=position)]
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, budget: str | None = None) -> None:
         """Let nothing more start, and cut short the calls in flight: a limit was passed.
 
         A call whose answer is there already keeps it: it is paid for. A breach says more than an abort before it.
         """
         if self.halt is None or self.halt.status == "aborted":
-            self.halt = Halt("stopped", reason)
+            self.halt = Halt("stopped", reason, budget)
             self.admissions.refuse_all(reason)
         in_flight = tuple((task, call) for task, call in self.calls.items() if task is not self.settling)
         if in_flight and not self.is_cutting:
             self.is_cutting = True
             asyncio.get_running_loop().call_soon(self._cut_short, in_flight, _ANSWER_TURNS)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, budget: str | None = None) -> None:
         """Let nothing more start: a call could pass a limit. Calls in flight fit, and run to their end."""
         if self.halt is None:
-            self.halt = Halt("stopped", reason)
+            self.halt = Halt("stopped", reason, budget)
             self.admissions.refuse_all(reason)
 
     def _cut_short(self, in_flight: tuple[tuple["asyncio.Task[Any]", object], ...], turns: int) -> None:

@@ -164,7 +164,7 @@ def _made_to_fit(call: BoundedCall, bound: Bound, rooms: Sequence[BudgetRoom]) -
             seconds = min(seconds, left.seconds)
         has_time = left.seconds is None or left.seconds >= _LEAST_CALL_S
         if fitting is None or not has_time or (left.requests is not None and left.requests < 1):
-            raise RefusedCallError(_refusal(call, room))
+            raise RefusedCallError(_refusal(call, room), budget=room.name)
         bound = replace(fitting, seconds=seconds)
     return bound
 
