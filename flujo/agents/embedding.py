@@ -51,7 +51,7 @@ class MeteredEmbeddingModel(WrapperEmbeddingModel):
         most_tokens = _ADDED_TO_REQUEST + sum(_ADDED_TO_TEXT + len(text.encode()) for text in texts)
         price = price_of(self.system, self.model_name, meter, is_for_embeddings=True)
         call = ModelCall(most_tokens, 0, 0, price)
-        reservation = await meter.reserve(call)
+        reservation = await meter.reserve(call, label=f"{self.system}:{self.model_name}")
         try:
             result = await self.wrapped.embed(texts, input_type=input_type, settings=settings)
         except BaseException as error:

@@ -161,7 +161,7 @@ class MeteredModel(WrapperModel):
         )
         if not self._meter.fits(call):
             call = replace(call, input_tokens=await self._counted(messages, settings, parameters, asked.most_tokens))
-        return call, await self._meter.reserve(call)
+        return call, await self._meter.reserve(call, label=model.model_id)
 
     async def _counted(
         self,

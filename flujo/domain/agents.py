@@ -12,7 +12,17 @@ import operator
 import reprlib
 import types
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from numbers import Real
@@ -20,6 +30,7 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, Union, r
 
 from pydantic import BaseModel
 
+from flujo.domain.metering import MeteredCall
 from flujo.domain.money import ZERO, add_usd, exact_usd
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
@@ -87,14 +98,14 @@ class Answer:
         cost: US dollars the answer reports, exact.
         tokens: Tokens the answer reports, input and output together.
         failure: Why there is no answer, or none that counts; `None` for a good one.
-        uncertain_cost: The part of `cost` that was charged because nobody knows whether it was spent.
+        calls: What was metered of it, call by call.
     """
 
     output: Any = None
     cost: Decimal = ZERO
     tokens: int = 0
     failure: BaseException | None = None
-    uncertain_cost: Decimal = ZERO
+    calls: Sequence[MeteredCall] = ()
 
 
 def read_answer(answer: Any) -> Answer:

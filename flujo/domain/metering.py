@@ -83,6 +83,39 @@ class FixedCall:
         return self.least if self.least.fits(usd, tokens) else None
 
 
+@dataclass(slots=True, frozen=True)
+class MeteredCall:
+    """What one call of a step was charged; `StepResult.calls` has them all, in the order in which they ended.
+
+    Attributes:
+        label: What was called, such as `openai:gpt-4o`; `None` if nobody said.
+        cost: US dollars, exact.
+        tokens: Input and output together.
+        is_uncertain: Whether all that was reserved was charged, because nobody knows what the call used.
+
+    Example:
+        ```python
+        from decimal import Decimal
+
+        from flujo import Flujo, Step
+        from flujo.domain.metering import Bound, FixedCall, Meter, MeteredCall
+
+        async def translate(text: str, *, meter: Meter) -> str:
+            reservation = await meter.reserve(FixedCall(Bound(Decimal("0.02"))), label="translator")
+            reservation.settle(Decimal("0.0031"), 77)
+            return text.upper()
+
+        result = Flujo(Step("translate", translate)).run("river")
+        assert result.step_history[0].calls == [MeteredCall("translator", Decimal("0.0031"), 77)]
+        ```
+    """
+
+    label: str | None
+    cost: Decimal
+    tokens: int
+    is_uncertain: bool = False
+
+
 class Reservation(Protocol):
     """What is set aside for one call; it is ended once, by one of its methods, and later ones do nothing."""
 
@@ -154,8 +187,12 @@ class Meter(Protocol):
         """Tell whether the call as a whole fits into what is not spent, as far as that is known here."""
         ...
 
-    async def reserve(self, call: BoundedCall) -> Reservation:
+    async def reserve(self, call: BoundedCall, *, label: str | None = None) -> Reservation:
         """Set aside what a call can use, on all levels of limits at once; wait if only reservations stand in the way.
+
+        Args:
+            call: The call.
+            label: What is called, as the result of the step shows it, such as `openai:gpt-4o`.
 
         Raises:
             RefusedCallError: What is spent leaves too little; nothing more starts in the run.

@@ -6,7 +6,7 @@ a loop of 100,000 iterations costs some 150 bytes for each.
 """
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, Literal, Self
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, compute
 from pydantic_core import CoreSchema, SchemaSerializer, core_schema
 from typing_extensions import TypeVar
 
+from flujo.domain.metering import MeteredCall
 from flujo.domain.models import StepPath
 from flujo.domain.money import ZERO, add_usd, exact_usd, format_usd
 
@@ -28,6 +29,9 @@ OutT = TypeVar("OutT", default=Any, covariant=True)
 
 UNCERTAIN = "uncertain_cost_usd"
 """The key of `metadata_` with the dollars that were charged for calls of which nobody knows what they cost."""
+
+CALLS = "calls"
+"""The key of `metadata_` with the calls of a step that were metered; see `StepResult.calls`."""
 
 
 class StepResult:
@@ -111,6 +115,23 @@ class StepResult:
         if self._step_history is None:
             self._step_history = []
         return self._step_history  # type: ignore[return-value]  # children are of the class of their parent
+
+    @property
+    def calls(self) -> Sequence[MeteredCall]:
+        """The calls of an agent step that were metered, each with what it was charged, in the order they ended.
+
+        Those of all attempts are here, whichever way they ended: requests to models, of the agent and of agents that
+        its tools ran, and what an agent reserved by itself. Requests that cost nothing, because the provider refused
+        them, are not. Those in flight when a process was killed stand together as one. They add up to `cost`, if all
+        that the step cost was metered. They are stored in `metadata_`.
+        """
+        calls: Sequence[MeteredCall] = () if self._metadata is None else self._metadata.get(CALLS, ())
+        return calls
+
+    def add_earlier_calls(self, calls: Sequence[MeteredCall]) -> None:
+        """Add calls that were made before those of this result; what they cost is added by whoever adds them."""
+        if calls:
+            self._metadata = {**(self._metadata or {}), **told_of_calls([*calls, *self.calls])}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as a dict of its public fields, children as `StepResult`."""
@@ -260,6 +281,15 @@ class PipelineResult(BaseModel, Generic[OutT]):
         return f"PipelineResult({self.status}, steps={len(self.step_history)}{spent}, run_id={self.run_id!r})"
 
     __str__ = __repr__
+
+
+def told_of_calls(calls: Sequence[MeteredCall]) -> dict[str, Any]:
+    """Return what is said of metered calls in `metadata_`: each of them, and how much of their cost is uncertain."""
+    uncertain = ZERO
+    for call in calls:
+        if call.is_uncertain:
+            uncertain = add_usd(uncertain, call.cost)
+    return {CALLS: list(calls), **({UNCERTAIN: uncertain} if uncertain else {})}
 
 
 def total_usage(results: Iterable[StepResult]) -> tuple[Decimal, int]:

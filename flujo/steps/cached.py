@@ -26,7 +26,7 @@ from flujo.cache.single_flight import FLIGHTS, Ticket, Turn
 from flujo.cache.stored_types import StoredTypes, stored_types
 from flujo.domain.cost_ceiling import Ceiling
 from flujo.domain.pipeline import BaseStep, Pipeline
-from flujo.domain.results import StepResult
+from flujo.domain.results import CALLS, UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import SerializationError
 from flujo.steps.checks import check_cache, check_step
@@ -211,7 +211,7 @@ def _written(step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Pla
             {
                 "key": start.key,
                 "output": codec.encode(result.output, "output"),
-                "metadata": codec.encode(result.metadata_, "metadata_"),
+                "metadata": codec.encode(_lasting(result.metadata_), "metadata_"),
                 "context": codec.encode(
                     {name: value for name, value in changes.items() if name not in OWNED_BY_THE_RUN}, "context"
                 ),
@@ -222,6 +222,11 @@ def _written(step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Pla
             place.warned.add(why)
             _log.warning("a result of step %r is not kept in the cache: %s", step.name, why)
         return None
+
+
+def _lasting(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of a result that is true of a hit too, which calls nothing."""
+    return {key: said for key, said in metadata.items() if key not in (CALLS, UNCERTAIN)}
 
 
 def _hit(text: str, step: CachedStep[Any, Any], frame: ExecutionFrame[Any], place: _Place) -> StepResult | None:

@@ -14,6 +14,7 @@ import pytest
 
 from flujo.agents.prices import reset_prices
 from flujo.domain.results import UNCERTAIN
+from tests.agents.calls import assert_calls_add_up
 from tests.agents.dying import ask_all, look_things_up, start, start_looking
 from tests.postgres import PostgresServer
 from tests.providers.server import Answer, Gate, Held, Provider, ReceivedRequest, Slow, Text, ToolCalls
@@ -50,7 +51,10 @@ def test_a_call_in_flight_at_a_kill_is_charged_in_full(provider: Provider, datab
     result = asyncio.run(ask_all(database, provider.base_url, 1, steps=1))
 
     assert result.status == "completed"
+    assert_calls_add_up(result.step_history)
     both, _ = result.step_history
+    assert [[call.is_uncertain for call in branch.calls] for branch in both.step_history] == [[True, False]] * 2
+    assert {call.label for branch in both.step_history for call in branch.calls} == {"openai:model"}
     uncertain = [branch.metadata_[UNCERTAIN] for branch in both.step_history]
     assert all(Decimal(0) < cost <= _MOST for cost in uncertain)
     assert len(provider.bill) == 5
@@ -79,6 +83,7 @@ def test_however_often_a_run_is_killed_its_limit_holds(
     assert provider.total_usd <= Decimal(str(limit))
     assert result.status in ("completed", "stopped")
     assert provider.total_usd <= result.total_cost <= Decimal(str(limit))
+    assert_calls_add_up(result.step_history)
     assert any(UNCERTAIN in step.metadata_ for step in result.step_history), "no process was killed within a call"
 
 
@@ -106,6 +111,8 @@ def test_an_agent_that_is_killed_repeats_no_request_and_no_tool(
     assert sorted(effects.read_text().split()) == sorted(["1", "2", "3", *repeated])
     assert (result.output, len(provider.requests)) == ("all found", 4)
     assert result.total_cost == provider.total_usd
+    assert [call.cost for call in result.step_history[0].calls] == [billed.cost_usd for billed in provider.bill]
+    assert {call.label for call in result.step_history[0].calls} == {"openai:model"}
 
 
 def test_a_request_in_flight_at_a_kill_is_the_only_one_made_again(
@@ -129,4 +136,10 @@ def test_a_request_in_flight_at_a_kill_is_the_only_one_made_again(
     assert effects.read_text().split() == ["1", "2", "3"]
     assert (result.output, len(provider.requests)) == ("all found", 5)
     answered = sum((billed.cost_usd for billed in provider.bill), Decimal(0)) - provider.bill[2].cost_usd
-    assert result.total_cost == answered + result.step_history[0].metadata_[UNCERTAIN]
+    (step,) = result.step_history
+    assert result.total_cost == answered + step.metadata_[UNCERTAIN]
+    assert_calls_add_up([step])
+    assert sorted((call.is_uncertain, call.cost) for call in step.calls if not call.is_uncertain) == sorted(
+        (False, billed.cost_usd) for number, billed in enumerate(provider.bill) if number != 2
+    )
+    assert [call.label for call in step.calls if call.is_uncertain] == ["openai:model"]

@@ -44,6 +44,7 @@ from flujo.agents.prices import reset_prices
 from flujo.agents.provider_errors import told_apart
 from flujo.agents.repair import repaired
 from flujo.domain.money import ZERO
+from tests.agents.calls import assert_calls_add_up
 from tests.providers.server import (
     BadJson,
     Cut,
@@ -84,11 +85,13 @@ def _usd(limit: float | str | None, **options: Any) -> UsageLimits | None:
 
 
 async def _run(step: Any, data: Any = "Name a river.", limit: float | str | None = None) -> PipelineResult[Any]:
-    """Run to the end, or to the limit."""
+    """Run to the end, or to the limit; whatever happens, the requests of each step add up to what it cost."""
     try:
-        return await Flujo(step, usage_limits=_usd(limit)).run_async(data)
+        result: PipelineResult[Any] = await Flujo(step, usage_limits=_usd(limit)).run_async(data)
     except UsageLimitExceededError as stopped:
-        return stopped.result
+        result = stopped.result
+    assert_calls_add_up(result.step_history)
+    return result
 
 
 class City(BaseModel):

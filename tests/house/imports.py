@@ -15,7 +15,7 @@ from tests.house.source import SourceModule, functions
 ROOT = "flujo"
 
 LAYERS: Sequence[Sequence[str]] = (
-    ("flujo.domain.models", "flujo.domain.money", "flujo.domain.results"),
+    ("flujo.domain.metering", "flujo.domain.models", "flujo.domain.money", "flujo.domain.results"),
     ("flujo.exceptions",),
     ("flujo.utils",),
     ("flujo.domain",),

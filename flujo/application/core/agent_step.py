@@ -21,9 +21,10 @@ from flujo.application.core.pausing import take_answer, wait_for_person
 from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, Answer, has_feedback_field
+from flujo.domain.metering import MeteredCall
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.prompts import PromptTemplate
-from flujo.domain.results import UNCERTAIN, StepResult
+from flujo.domain.results import StepResult, told_of_calls
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
     ConfigurationError,
@@ -64,20 +65,17 @@ class _Attempts:
     tokens: int = 0
     output: Any = None
     metadata: dict[str, Any] | None = None
+    calls: list[MeteredCall] | None = None
 
     def add(self, answer: Answer) -> None:
         self.made += 1
         if answer.cost:
             self.cost = add_usd(self.cost, answer.cost)
         self.tokens += answer.tokens
-        if answer.uncertain_cost:
-            self._note_uncertain(answer.uncertain_cost)
+        if answer.calls:
+            self.calls = [*(self.calls or ()), *answer.calls]
         if answer.failure is None or answer.output is not None:  # what was paid for is kept
             self.output = answer.output
-
-    def _note_uncertain(self, cost: Decimal) -> None:
-        said = self.metadata or {}
-        self.metadata = {**said, UNCERTAIN: add_usd(said.get(UNCERTAIN, ZERO), cost)}
 
     def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:
         return StepResult(
@@ -86,7 +84,7 @@ class _Attempts:
             attempts=self.made,
             cost=self.cost,
             token_counts=self.tokens,
-            metadata_=self.metadata,
+            metadata_=self.metadata if self.calls is None else {**(self.metadata or {}), **told_of_calls(self.calls)},
             **ending,
         )
 
@@ -197,7 +195,9 @@ def _end_at_once(
 ) -> StepResult | None:
     """Return the result of a step that waits, aborts the run or was cut short; `None` if it just failed."""
     if isinstance(failure, PausedException):
-        question = Question(failure.message, attempts.made, attempts.cost, attempts.tokens)
+        question = Question(
+            failure.message, attempts.made, attempts.cost, attempts.tokens, calls=tuple(attempts.calls or ())
+        )
         return wait_for_person(frame, question)
     if isinstance(failure, PipelineAbortSignal):
         frame.scope.control.abort(f"{step.describe()} aborted the run: {failure}")

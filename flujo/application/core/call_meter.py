@@ -12,7 +12,7 @@ from flujo.application.core.admissions import HeldReservation
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.shared_budgets import SharedBudgets, SharedReservation
 from flujo.domain.agents import Answer
-from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
+from flujo.domain.metering import Bound, BoundedCall, FixedCall, MeteredCall, Reservation
 from flujo.domain.models import MIN_OUTPUT_TOKENS
 from flujo.domain.money import ZERO, add_usd, subtract_usd
 from flujo.domain.step import AgentStep
@@ -27,7 +27,7 @@ class CallMeter:
     Attributes:
         cost: US dollars that its calls were charged.
         tokens: Tokens that its calls were charged.
-        uncertain_cost: The part of `cost` of which nobody knows whether it was spent.
+        calls: What its calls were charged, one by one; they add up to `cost`.
         part_cost: US dollars that calls used which are parts of an attempt that is reserved as a whole.
         part_tokens: Tokens that they used.
         is_used: Whether it was asked to reserve anything, so that what the answer reports is charged already.
@@ -36,7 +36,7 @@ class CallMeter:
     _frame: ExecutionFrame[Any]
     cost: Decimal = ZERO
     tokens: int = 0
-    uncertain_cost: Decimal = ZERO
+    calls: list[MeteredCall] = field(default_factory=list[MeteredCall])
     is_used: bool = False
     part_cost: Decimal = ZERO
     part_tokens: int = 0
@@ -73,20 +73,20 @@ class CallMeter:
             return True
         return self._frame.usage.fits(whole) and (budgets is None or budgets.fits(whole))
 
-    async def reserve(self, call: BoundedCall) -> Reservation:
+    async def reserve(self, call: BoundedCall, *, label: str | None = None) -> Reservation:
         """Set aside what a call can use; see `Meter`.
 
         Raises:
             RefusedCallError: It does not fit, or nothing more may start in the run.
         """
         if self._whole is not None:
-            return self._part(call)
+            return self._part(call, label)
         self.is_used = True
         control = self._frame.scope.control
         if (halt := control.halt) is not None:
             raise RefusedCallError(halt.reason)
         try:
-            reservation = _MeteredReservation(await self._frame.usage.reserve(call), self)
+            reservation = _MeteredReservation(await self._frame.usage.reserve(call), self, label)
             self._open.append(reservation)
             await self._keep(call, reservation)
         except RefusedCallError as refused:
@@ -106,10 +106,11 @@ class CallMeter:
         kept = None if durable is None else durable.recall_call(self._frame.path, key)
         if kept is None:
             return None
-        value, cost, tokens = kept
+        value, call = kept
         self.is_used = True
-        self._count_kept(cost, tokens)
-        self.add(cost, tokens)
+        self._count_kept(call.cost, call.tokens)
+        self.add(call.cost, call.tokens)
+        self.note(call)
         return value
 
     async def keep(self, key: str, value: Any, cost: Decimal, tokens: int) -> None:
@@ -118,17 +119,29 @@ class CallMeter:
         if durable is None:
             return
         self._count_kept(cost, tokens)
-        await durable.keep_call(self._frame.path, key, value, (cost, tokens), self._held())
+        await durable.keep_call(self._frame.path, key, value, self._ended(cost, tokens), self._held())
+
+    def _ended(self, cost: Decimal, tokens: int) -> MeteredCall:
+        """Return the last call that was charged so much."""
+        unlabeled = MeteredCall(None, cost, tokens)
+        if not cost and not tokens:
+            return unlabeled  # it may be no call at all, but what a tool gave
+        return next((each for each in reversed(self.calls) if each.cost == cost and each.tokens == tokens), unlabeled)
 
     def _count_kept(self, cost: Decimal, tokens: int) -> None:
         self._kept_cost, self._kept_tokens = add_usd(self._kept_cost, cost), self._kept_tokens + tokens
 
-    def _held(self) -> tuple[Decimal, int]:
+    def _held(self) -> MeteredCall:
         """Return what the attempt may have paid at the most, but for the calls that the store has."""
-        cost, tokens = subtract_usd(self.cost, self._kept_cost), self.tokens - self._kept_tokens
+        cost = subtract_usd(add_usd(self.cost, self.part_cost), self._kept_cost)
+        tokens = self.tokens + self.part_tokens - self._kept_tokens
+        labels = {each.label for each in self._open}
         for each in self._open:
-            cost, tokens = add_usd(cost, each.bound.cost), tokens + each.bound.tokens
-        return cost, tokens
+            bound = each.bound.cost
+            if each is self._whole:  # its parts are counted above
+                bound = max(subtract_usd(bound, self.part_cost), ZERO)
+            cost, tokens = add_usd(cost, bound), tokens + each.bound.tokens
+        return MeteredCall(labels.pop() if len(labels) == 1 else None, cost, tokens, is_uncertain=True)
 
     async def _keep(self, call: BoundedCall, reservation: "_MeteredReservation") -> None:
         """Let stores know what may be paid, before it is: whoever is killed cannot tell afterwards."""
@@ -137,7 +150,7 @@ class CallMeter:
             if scope.budgets is not None:
                 await self._share(call, reservation, scope.budgets)
             elif scope.durable is not None:
-                await scope.durable.hold(self._frame.path, *self._held())
+                await scope.durable.hold(self._frame.path, self._held())
         except BaseException:
             reservation.release()  # the call is not made
             raise
@@ -158,11 +171,11 @@ class CallMeter:
             call, reservation.bound, hold, timeout_s=timeout_s, halt=self._frame.scope.control.why_halted
         )
 
-    def _part(self, call: BoundedCall) -> Reservation:
+    def _part(self, call: BoundedCall, label: str | None) -> Reservation:
         """Return what stands for a call within an attempt that is reserved as a whole: it only counts."""
         bound = call.within(None, None)
         assert bound is not None, "every call fits where there is no limit"
-        return _Part(bound, self)
+        return _Part(bound, self, label)
 
     async def begin(self, max_cost: Decimal) -> None:
         """Set aside the most that the attempt as a whole can cost; what its answer reports settles it."""
@@ -183,7 +196,7 @@ class CallMeter:
             self._whole.settle(cost, tokens)
         for reservation in list(self._open):
             reservation.lose()
-        answer.cost, answer.tokens, answer.uncertain_cost = self.cost, self.tokens, self.uncertain_cost
+        answer.cost, answer.tokens, answer.calls = self.cost, self.tokens, self.calls
 
     @contextmanager
     def settling(self) -> Generator[None]:
@@ -205,6 +218,17 @@ class CallMeter:
         """Count what a call was charged."""
         self.cost, self.tokens = add_usd(self.cost, cost), self.tokens + tokens
 
+    def note(self, call: MeteredCall) -> None:
+        """Note what a call was charged, if it was charged anything."""
+        if call.cost or call.tokens:
+            self.calls.append(call)
+
+    def note_whole(self, reservation: "_MeteredReservation", cost: Decimal, tokens: int) -> None:
+        """Note what a reservation was charged; of the attempt as a whole, what is left of it without its parts."""
+        if reservation is self._whole:
+            cost, tokens = subtract_usd(cost, self.part_cost), tokens - self.part_tokens
+        self.note(MeteredCall(reservation.label, cost, tokens))
+
 
 @dataclass(slots=True, eq=False)
 class _MeteredReservation:
@@ -212,6 +236,7 @@ class _MeteredReservation:
 
     held: HeldReservation
     meter: CallMeter
+    label: str | None
     shared: SharedReservation | None = None
     started: float = 0.0  # on the clock of `perf_counter`
 
@@ -222,6 +247,7 @@ class _MeteredReservation:
     def settle(self, cost: Decimal, tokens: int) -> None:
         if self.meter.take_back(self):
             self.meter.add(cost, tokens)
+            self.meter.note_whole(self, cost, tokens)
             if self.shared is not None:
                 self.shared.settle(cost, tokens, perf_counter() - self.started)
             with self.meter.settling():
@@ -236,7 +262,7 @@ class _MeteredReservation:
     def lose(self) -> None:
         if self.meter.take_back(self):
             self.meter.add(self.bound.cost, self.bound.tokens)
-            self.meter.uncertain_cost = add_usd(self.meter.uncertain_cost, self.bound.cost)
+            self.meter.note(MeteredCall(self.label, self.bound.cost, self.bound.tokens, is_uncertain=True))
             if self.shared is not None:
                 self.shared.lose()
             with self.meter.settling():
@@ -249,16 +275,21 @@ class _Part:
 
     bound: Bound
     meter: CallMeter
+    label: str | None
     is_open: bool = True
 
     def settle(self, cost: Decimal, tokens: int) -> None:
-        if self.is_open:
-            self.is_open = False
-            self.meter.part_cost = add_usd(self.meter.part_cost, cost)
-            self.meter.part_tokens += tokens
+        self._end(MeteredCall(self.label, cost, tokens))
 
     def release(self) -> None:
         self.is_open = False
 
     def lose(self) -> None:
-        self.settle(self.bound.cost, self.bound.tokens)
+        self._end(MeteredCall(self.label, self.bound.cost, self.bound.tokens, is_uncertain=True))
+
+    def _end(self, call: MeteredCall) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.meter.part_cost = add_usd(self.meter.part_cost, call.cost)
+            self.meter.part_tokens += call.tokens
+            self.meter.note(call)

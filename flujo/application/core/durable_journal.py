@@ -28,10 +28,11 @@ from flujo.application.core.state_manager import Question, StateManager
 from flujo.application.core.stored_results import StoredResults
 from flujo.application.core.ultra_executor import FellBack
 from flujo.application.core.usage_governor import UsageGovernor
+from flujo.domain.metering import MeteredCall
 from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.money import ZERO, add_usd, subtract_usd
 from flujo.domain.pipeline import SubPipelineStep
-from flujo.domain.results import UNCERTAIN, StepResult
+from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import PipelineChangedError, SerializationError, StateCorruptedError
 from flujo.state.backend import StateBackend
@@ -58,6 +59,8 @@ class _Spent:
     latency_s: float
     changed: Any = None
     """What the attempts so far changed in the context, if more of them were to come."""
+    calls: tuple[MeteredCall, ...] = ()
+    """What was metered of the cost."""
 
     @property
     def is_unfinished(self) -> bool:
@@ -76,6 +79,8 @@ class _Held:
 
     cost: Decimal
     tokens: int
+    calls: tuple[MeteredCall, ...] = ()
+    """The same, attempt by attempt."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,6 +91,12 @@ class _Call:
     value: Any
     cost: Decimal
     tokens: int
+    label: str | None = None
+    is_uncertain: bool = False
+
+    def charged(self) -> MeteredCall:
+        """Return what it was charged."""
+        return MeteredCall(self.label, self.cost, self.tokens, self.is_uncertain)
 
 
 @dataclass(slots=True, frozen=True)
@@ -353,47 +364,53 @@ class DurableJournal(StateManager):
         if not isinstance(question, Question) or self._frontier.has(written, "asked"):
             return
         if result.cost or result.token_counts or change is not None:
-            whole = Question(question.message, result.attempts, result.cost, result.token_counts, change)
+            whole = Question(
+                question.message, result.attempts, result.cost, result.token_counts, change, tuple(result.calls)
+            )
             await self._put(written, "asked", self._codec.encode(whole), folds=self._frontier.knows(written))
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
         if self._frontier.has_inner(written_path(path)):
             return  # its result is that of a step within it, where this is stored already
-        cost, tokens, attempts = result.cost, result.token_counts, result.attempts
+        cost, tokens, attempts, calls = result.cost, result.token_counts, result.attempts, tuple(result.calls)
         before = self._spent.get(written_path(path))
         if before is not None and (before.is_paid or before.is_unfinished):
             cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
+            calls = (*before.calls, *calls)
         contexts = self._at_work.get(path) if result.success else self._at_work.pop(path, None)
         change = context_change(*contexts) if contexts is not None and result.success else None
-        spent = _Spent(cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change)
+        spent = _Spent(
+            cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change, calls
+        )
         written = written_path(path)
-        self._set_held(written, ZERO, 0)
+        self._set_held(written, _NOTHING)
         for number in self._made_calls.pop(written, ()):
             self._frontier.drop_call(written, number)
             self._remove(number)
         await self._put(written, "spent", self._codec.encode(spent))
 
-    async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
-        """Store what the attempt at a step that is under way may have paid, before it pays it."""
-        self._set_held(written_path(path), cost, tokens)
+    async def hold(self, path: StepPath, held: MeteredCall) -> None:
+        """Store what the attempt at a step that is under way may have paid in all, before it pays it."""
+        self._set_held(written_path(path), held)
         await self._store()
 
-    async def hold_in_budgets(self, path: StepPath, held: tuple[Decimal, int], request: BudgetRequest) -> BudgetOutcome:
+    async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither."""
         assert self.budgets is not None, "a run whose calls are in budgets has a desk for them"
         if self._is_buffered:
             return await self.budgets.ask(request)
-        (cost, tokens), written = held, written_path(path)
+        written = written_path(path)
         async with self._writing:
-            self._set_held(written, cost, tokens)
+            self._set_held(written, held)
             outcome = await self._flush("running", releases=False, request=request)
             if not outcome.is_granted:
-                self._set_held(written, subtract_usd(cost, request.most.usd), tokens - request.most.tokens)
+                cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
+                self._set_held(written, replace(held, cost=cost, tokens=tokens))
         return outcome
 
-    def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
-        """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed.
+    def recall_call(self, path: StepPath, key: str) -> tuple[Any, MeteredCall] | None:
+        """Return what a call gave, and was charged, that an attempt made before the run was killed.
 
         Each is returned once; `None` if there is none of this key.
         """
@@ -403,28 +420,28 @@ class DurableJournal(StateManager):
             if call.key == key:
                 del self._calls[written][position]
                 self._made_calls.setdefault(written, []).append(number)
-                return call.value, call.cost, call.tokens
+                return call.value, call.charged()
         return None
 
-    async def keep_call(
-        self, path: StepPath, key: str, value: Any, used: tuple[Decimal, int], held: tuple[Decimal, int]
-    ) -> None:
-        """Store what a call gave and used, and what the attempt may still pay besides, in dollars and tokens.
+    async def keep_call(self, path: StepPath, key: str, value: Any, call: MeteredCall, held: MeteredCall) -> None:
+        """Store what a call gave and was charged, and what the attempt may still pay besides.
 
         Raises:
             SerializationError: The value would not come back as it is.
         """
         written = written_path(path)
-        call = self._codec.encode(_Call(key, value, *used), "the result of a call")
-        self._set_held(written, *held)
-        entry = self._add(written, "call", to_json_text(call))
+        kept = _Call(key, value, call.cost, call.tokens, call.label, call.is_uncertain)
+        encoded = self._codec.encode(kept, "the result of a call")
+        self._set_held(written, held)
+        entry = self._add(written, "call", to_json_text(encoded))
         self._made_calls.setdefault(written, []).append(entry.number)
         await self._store()
 
-    def _set_held(self, written: str, cost: Decimal, tokens: int) -> None:
+    def _set_held(self, written: str, now: MeteredCall) -> None:
         """Let this be what the attempt under way may have paid, besides what was in flight when the run ended."""
         lost = self._lost.get(written, _NOTHING_HELD)
-        held = _Held(add_usd(cost, lost.cost), tokens + lost.tokens)
+        calls = (*lost.calls, now) if now.cost or now.tokens else lost.calls
+        held = _Held(add_usd(now.cost, lost.cost), now.tokens + lost.tokens, calls)
         if held != _NOTHING_HELD:
             self._add(written, "held", to_json_text(self._codec.encode(held)))
         elif (number := self._frontier.drop(written, "held")) is not None:
@@ -440,16 +457,23 @@ class DurableJournal(StateManager):
 
     def add_spent(self, path: StepPath, result: StepResult) -> None:
         """Add to a step's result what it spent before this run went on."""
-        before = self._spent.get(written_path(path)) if self._spent else None
+        if not (self._spent or self._calls or self._lost):
+            return
+        written, calls = written_path(path), list[MeteredCall]()
+        before = self._spent.get(written)
         if before is not None and (before.is_paid or before.is_unfinished):
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts
-        for _, call in self._calls.get(written_path(path), ()) if self._calls else ():
+            calls += before.calls
+        for _, call in self._calls.get(written, ()):
             result.cost, result.token_counts = add_usd(result.cost, call.cost), result.token_counts + call.tokens
-        if self._lost and (lost := self._lost.get(written_path(path))) is not None:
+            if call.cost or call.tokens:
+                calls.append(call.charged())
+        if (lost := self._lost.get(written)) is not None:
             result.cost, result.token_counts = add_usd(result.cost, lost.cost), result.token_counts + lost.tokens
-            result.metadata_[UNCERTAIN] = add_usd(result.metadata_.get(UNCERTAIN, ZERO), lost.cost)
+            calls += lost.calls
+        result.add_earlier_calls(calls)
 
     async def note(self, path: StepPath, checkpoint: object) -> None:
         """Store where the step at `path` stands, in place of all that was stored of it."""
@@ -604,9 +628,10 @@ class DurableJournal(StateManager):
         self._buffer = {**{number: entry for number, entry in entries.items() if number not in gone}, **self._buffer}
 
 
+_NOTHING = MeteredCall(None, ZERO, 0)
 _NOTHING_HELD = _Held(ZERO, 0)
 _number = attrgetter("number")
 
 
-INTERNAL_TYPES = (Question, FellBack, _Spent, _Held, _Call, _Said)
+INTERNAL_TYPES = (Question, FellBack, MeteredCall, _Spent, _Held, _Call, _Said)
 """What journals store besides values of the user's."""

@@ -16,6 +16,7 @@ from flujo.application.core.shared_budgets import SharedBudgets
 from flujo.application.core.state_manager import CheckpointT, Question, StateManager
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
+from flujo.domain.metering import MeteredCall
 from flujo.domain.models import HumanInteraction, StepPath
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult, Waiting
@@ -174,28 +175,26 @@ class DurableRun(Protocol):
         """Keep that a step ended for good, with this result."""
         ...
 
-    async def hold(self, path: StepPath, cost: Decimal, tokens: int) -> None:
-        """Keep what the attempt at a step that is under way may have paid, before it pays it."""
+    async def hold(self, path: StepPath, held: MeteredCall) -> None:
+        """Keep what the attempt at a step that is under way may have paid in all, before it pays it."""
         ...
 
-    async def hold_in_budgets(self, path: StepPath, held: tuple[Decimal, int], request: BudgetRequest) -> BudgetOutcome:
+    async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither.
 
         Args:
             path: The address of the step.
-            held: Dollars and tokens that the attempt may have paid, the call included.
+            held: What the attempt may have paid in all, the call included.
             request: The call.
         """
         ...
 
-    def recall_call(self, path: StepPath, key: str) -> tuple[Any, Decimal, int] | None:
-        """Return what a call gave, and cost in dollars and tokens, that an attempt made before the run was killed."""
+    def recall_call(self, path: StepPath, key: str) -> tuple[Any, MeteredCall] | None:
+        """Return what a call gave, and was charged, that an attempt made before the run was killed."""
         ...
 
-    async def keep_call(
-        self, path: StepPath, key: str, value: Any, used: tuple[Decimal, int], held: tuple[Decimal, int]
-    ) -> None:
-        """Keep what a call gave and used, and what the attempt may still pay besides, in dollars and tokens."""
+    async def keep_call(self, path: StepPath, key: str, value: Any, call: MeteredCall, held: MeteredCall) -> None:
+        """Keep what a call gave and was charged, and what the attempt may still pay besides."""
         ...
 
     async def spend(self, path: StepPath, result: StepResult) -> None:

@@ -24,7 +24,7 @@ def wait_for_person(frame: ExecutionFrame[Any], question: Question, input_schema
             input_schema=input_schema,
         )
     )
-    return StepResult(
+    result = StepResult(
         frame.step.name,
         status="paused",
         attempts=question.attempts,
@@ -32,6 +32,8 @@ def wait_for_person(frame: ExecutionFrame[Any], question: Question, input_schema
         token_counts=question.tokens,
         feedback=question.message,
     )
+    result.add_earlier_calls(question.calls)
+    return result
 
 
 def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepResult | None:
@@ -55,13 +57,15 @@ def take_answer(frame: ExecutionFrame[Any], input_schema: Any = None) -> StepRes
         remember([interaction], frame.scope.home)
         if frame.context is not frame.scope.home:
             remember([interaction], frame.context)
-    return StepResult(
+    result = StepResult(
         frame.step.name,
         answer,
         attempts=question.attempts,
         cost=question.cost,
         token_counts=question.tokens,
     )
+    result.add_earlier_calls(question.calls)
+    return result
 
 
 def remember(interactions: Sequence[HumanInteraction], context: BaseModel) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from flujo.domain.metering import MeteredCall
 from flujo.domain.models import StepPath
 from flujo.domain.money import ZERO
 
@@ -26,6 +27,8 @@ class Question:
     tokens: int = 0
     changed: Any = None
     """What it had changed in the context, for a run that is started again from the beginning."""
+    calls: tuple[MeteredCall, ...] = ()
+    """What was metered of the cost."""
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from flujo.domain.models import StepPath, UsageLimits
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.observers import OnPausePayload, OnStepFailurePayload, PostStepPayload, PreStepPayload
 from flujo.domain.pipeline import BaseStep, Pipeline
-from flujo.domain.results import StepResult
+from flujo.domain.results import CALLS, UNCERTAIN, StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
     ConfigurationError,
@@ -162,7 +162,7 @@ class ExecutorCore:
             raise
         if result.status not in ("completed", "paused") and not result.step_history:
             await durable.spend(frame.path, result)
-        cost, tokens, attempts = result.cost, result.token_counts, result.attempts
+        cost, tokens, attempts, calls = result.cost, result.token_counts, result.attempts, result.calls
         durable.add_spent(frame.path, result)
         if result.status == "completed" or (result.status == "paused" and not result.step_history):
             try:
@@ -170,6 +170,7 @@ class ExecutorCore:
             except _WORKFLOW_MISTAKES as mistake:
                 frame.scope.control.unfinished[mistake] = frame.path, result
                 now = StepResult(frame.step.name, cost=cost, token_counts=tokens, attempts=attempts)
+                now.add_earlier_calls(calls)
                 if not result.step_history:  # or else it is stored with the steps within it
                     await _keep_spent(frame.path, now, durable, mistake)
                 raise
@@ -304,6 +305,7 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
         feedback = rescue.feedback  # the question, and nothing but the question
     elif not rescue.success:
         feedback = f"{primary.feedback}; the fallback {rescue.name!r}: {rescue.feedback}"
+    uncertain = add_usd(primary.metadata_.get(UNCERTAIN, ZERO), rescue.metadata_.get(UNCERTAIN, ZERO))
     return StepResult(
         step.name,
         rescue.output,
@@ -313,8 +315,8 @@ def _rescued(step: BaseStep[Any, Any], primary: StepResult, rescue: StepResult) 
         cost=add_usd(primary.cost, rescue.cost),
         feedback=feedback,
         metadata_={
-            **primary.metadata_,
-            **rescue.metadata_,
+            **{key: said for key, said in (primary.metadata_ | rescue.metadata_).items() if key != CALLS},
+            **({UNCERTAIN: uncertain} if uncertain else {}),
             "fallback_triggered": True,
             "original_error": primary.feedback,
         },
