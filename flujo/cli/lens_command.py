@@ -72,11 +72,14 @@ def list_runs(
 
 
 @lens.command
-def show(run: str, /, *, state_db: StateDb | None = None, json: bool = False) -> None:
-    """Show a run: its steps as a tree, with what each took and cost, and what it waits for.
+def show(run: str, /, *, all: bool = False, state_db: StateDb | None = None, json: bool = False) -> None:
+    """Show a run: its steps and their calls of models as a tree, with what each took and cost, and what it waits for.
+
+    What has nothing below it adds up to the total, to the last digit.
 
     Args:
         run: The run, or the first characters of its identity.
+        all: Show every step and call, and not only the first 20 within each step.
         state_db: The database that keeps the run.
         json: Print one JSON document.
     """
@@ -87,7 +90,7 @@ def show(run: str, /, *, state_db: StateDb | None = None, json: bool = False) ->
         return
     console = table_console()
     console.print(run_header(stored.record, now=datetime.now(UTC)), soft_wrap=True)
-    console.print(steps_table(stored.record, steps, width=console.width))
+    console.print(steps_table(stored.record, steps, width=console.width, shows_all=all))
     for step in failed_steps(steps)[:_MOST_REASONS]:
         console.print(
             f"{step.status}: step {step.name!r} at {'/'.join(step.path)}: {one_line(step.feedback or '')}",

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from flujo.cli.lens_stats import Measured, MeasuredPipeline
 from flujo.cli.origin import Origin
-from flujo.cli.stored_steps import StoredStep, plain, waiting_steps
+from flujo.cli.stored_steps import StoredStep, plain, sum_of, waiting_steps
+from flujo.domain.money import ZERO, subtract_usd
 from flujo.state.ownership import Owner
 from flujo.state.records import RunRecord
 from flujo.utils.narrowing import is_dict
@@ -67,9 +69,25 @@ def run_document(record: RunRecord, steps: Sequence[StoredStep]) -> dict[str, An
     """Return a run with its steps."""
     return {
         **_run(record),
+        **{name: str(cost) for name, (cost, _) in differences(record, steps).items()},
         "input": _input(record),
         "steps": [step.as_dict() for step in steps],
         "waiting": [{"path": list(step.path), "message": step.question} for step in waiting_steps(steps)],
+    }
+
+
+def differences(record: RunRecord, steps: Sequence[StoredStep]) -> dict[str, tuple[Decimal, int]]:
+    """Return in what the steps of a run differ from its total, in dollars and tokens.
+
+    `cost_not_kept` is of steps that are not stored, and makes the steps add up to the total with them.
+    `cost_not_charged` may have been paid for calls in flight when the process ended, which are shown in their steps;
+    the total has it once the run goes on.
+    """
+    cost, tokens = sum_of(steps)
+    missing, missing_tokens = subtract_usd(record.total_cost, cost), record.total_tokens - tokens
+    return {
+        "cost_not_kept": (missing if missing > 0 else ZERO, max(missing_tokens, 0)),
+        "cost_not_charged": (subtract_usd(ZERO, missing) if missing < 0 else ZERO, max(-missing_tokens, 0)),
     }
 
 

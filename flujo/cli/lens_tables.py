@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -10,14 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from flujo.cli.formats import count, duration, label_of
-from flujo.cli.lens_documents import PERCENTS, Event, events, owner_of
+from flujo.cli.lens_documents import PERCENTS, Event, differences, events, owner_of
 from flujo.cli.lens_stats import Measured, MeasuredPipeline
 from flujo.cli.origin import Origin
-from flujo.cli.stored_steps import StoredStep, plain
+from flujo.cli.stored_steps import StoredStep, plain, sum_of
 from flujo.cli.stores import shown_path
 from flujo.cli.summary import STATUS_STYLES, StepRows
 from flujo.cli.terminal import one_line
-from flujo.domain.money import format_usd
+from flujo.domain.metering import MeteredCall
+from flujo.domain.money import add_usd, format_usd
 from flujo.state.records import RunRecord
 
 _MOST_CHILDREN = 20
@@ -36,6 +38,7 @@ _STYLES = {
     "unfinished": "yellow",
     "running": "blue",
     "damaged": "bold red",
+    "uncertain": "yellow",
 }
 
 
@@ -133,21 +136,41 @@ def run_header(record: RunRecord, *, now: datetime) -> Text:
     return Text("\n").join([Text(f"{name:<10}", style="dim") + value for name, value in lines])
 
 
-def steps_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int) -> Table:
-    """Return the steps of a run as a tree, with what each took and cost."""
+def steps_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int, shows_all: bool = False) -> Table:
+    """Return the steps of a run as a tree, with what each took and cost, down to single calls of models.
+
+    What has nothing below it adds up to what is above it, and to the total, to the last digit.
+
+    Args:
+        record: The run.
+        steps: Its steps.
+        width: How many characters there is room for.
+        shows_all: Whether to show every step and call, however many there are.
+    """
     rows = StepRows()
-    _add_steps(rows, steps, 0)
+    _add_steps(rows, steps, 0, None if shows_all else _MOST_CHILDREN)
+    difference = differences(record, steps)
+    _add_amount(rows, Text("steps that are not kept", style="dim"), difference["cost_not_kept"])
+    not_charged, tokens_not_charged = difference["cost_not_charged"]
     rows.add_cells(
         Text("total", style="bold"),
         status=_styled(record.status),
-        cost=Text(format_usd(record.total_cost), style="bold"),
-        tokens=Text(f"{record.total_tokens:,}", style="bold"),
+        cost=Text(format_usd(add_usd(record.total_cost, not_charged)), style="bold"),
+        tokens=Text(f"{record.total_tokens + tokens_not_charged:,}", style="bold"),
     )
+    _add_amount(rows, Text("  of it not charged yet", style="dim"), difference["cost_not_charged"])
     return rows.table(width)
 
 
-def _add_steps(rows: StepRows, steps: Sequence[StoredStep], depth: int) -> None:
-    for each in steps[:_MOST_CHILDREN]:
+def _add_amount(rows: StepRows, label: Text, amount: tuple[Decimal, int]) -> None:
+    """Add a row for an amount that is of no step or call alone, unless it is nothing."""
+    cost, tokens = amount
+    if cost or tokens:
+        rows.add_cells(label, cost=Text(format_usd(cost)), tokens=Text(f"{tokens:,}"))
+
+
+def _add_steps(rows: StepRows, steps: Sequence[StoredStep], depth: int, most: int | None) -> None:
+    for each in steps[:most]:
         step, label = _innermost(each)
         rows.add_cells(
             Text("  " * depth) + _title(step, label),
@@ -157,9 +180,35 @@ def _add_steps(rows: StepRows, steps: Sequence[StoredStep], depth: int) -> None:
             cost=Text(format_usd(step.cost)),
             tokens=Text(f"{step.tokens:,}"),
         )
-        _add_steps(rows, step.steps, depth + 1)
-    if len(steps) > _MOST_CHILDREN:
-        rows.add_cells(Text(f"{'  ' * depth}and {len(steps) - _MOST_CHILDREN:,} more", style="dim"))
+        _add_steps(rows, step.steps, depth + 1, most)
+        _add_calls(rows, step.calls, depth + 1, most)
+        _add_amount(rows, Text(f"{'  ' * (depth + 1)}not metered", style="dim"), step.rest())
+    _add_folded(rows, steps, depth, most, "more")
+
+
+def _add_calls(rows: StepRows, calls: Sequence[MeteredCall], depth: int, most: int | None) -> None:
+    for call in calls[:most]:
+        rows.add_cells(
+            Text("  " * depth + one_line(call.label or "call"), style="dim cyan"),
+            status=_styled("uncertain") if call.is_uncertain else Text(),
+            cost=Text(format_usd(call.cost)),
+            tokens=Text(f"{call.tokens:,}"),
+        )
+    _add_folded(rows, calls, depth, most, "more calls")
+
+
+def _add_folded(
+    rows: StepRows, parts: Sequence[StoredStep] | Sequence[MeteredCall], depth: int, most: int | None, noun: str
+) -> None:
+    """Add a row for what there is beyond those that are shown, with what it cost."""
+    folded: Sequence[StoredStep] | Sequence[MeteredCall] = () if most is None else parts[most:]
+    if folded:
+        cost, tokens = sum_of(folded)
+        rows.add_cells(
+            Text(f"{'  ' * depth}and {len(folded):,} {noun}", style="dim"),
+            cost=Text(format_usd(cost)),
+            tokens=Text(f"{tokens:,}"),
+        )
 
 
 def _innermost(step: StoredStep) -> tuple[StoredStep, str]:

@@ -6,14 +6,17 @@ a step that did not finish has none of its own unless it paid, asked or noted so
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from flujo.domain.metering import MeteredCall
 from flujo.domain.models import StepPath
-from flujo.domain.money import ZERO, add_usd
+from flujo.domain.money import ZERO, add_usd, subtract_usd
+from flujo.domain.results import CALLS
 from flujo.exceptions import StateCorruptedError
 from flujo.state.records import JournalEntry, StoredRun, read_path, running_order
+from flujo.utils.declared_types import name_of
 from flujo.utils.narrowing import is_dict, is_list
 
 
@@ -34,6 +37,7 @@ class StoredStep:
         question: What it asks a person.
         answer: What a person answered, as it is stored.
         output: What it gave, as it is stored.
+        calls: What its agent was charged call by call, where that was metered.
         steps: The steps within it.
     """
 
@@ -49,6 +53,7 @@ class StoredStep:
     question: str | None = None
     answer: Any = None
     output: Any = None
+    calls: list[MeteredCall] = field(default_factory=list[MeteredCall])
     steps: "list[StoredStep]" = field(default_factory=list["StoredStep"])
 
     def walk(self, most_children: int | None = None) -> "Iterable[StoredStep]":
@@ -56,6 +61,12 @@ class StoredStep:
         yield self
         for step in self.steps[:most_children]:
             yield from step.walk(most_children)
+
+    def rest(self) -> tuple[Decimal, int]:
+        """Return the dollars and tokens of the step that are neither of a step within it nor of one of its calls."""
+        parts: list[StoredStep | MeteredCall] = [*self.steps, *self.calls]
+        cost, tokens = sum_of(parts)
+        return (subtract_usd(self.cost, cost), self.tokens - tokens) if parts else (ZERO, 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as JSON has it."""
@@ -72,8 +83,17 @@ class StoredStep:
             "question": self.question,
             "answer": self.answer,
             "output": self.output,
+            "calls": [{**asdict(call), "cost": str(call.cost)} for call in self.calls],
             "steps": [step.as_dict() for step in self.steps],
         }
+
+
+def sum_of(parts: Iterable[StoredStep | MeteredCall]) -> tuple[Decimal, int]:
+    """Return the exact dollars and the tokens of steps and calls together."""
+    cost, tokens = ZERO, 0
+    for part in parts:
+        cost, tokens = add_usd(cost, part.cost), tokens + part.tokens
+    return cost, tokens
 
 
 def stored_steps(stored: StoredRun) -> list[StoredStep]:
@@ -136,8 +156,13 @@ def _fill(node: StoredStep, entry: JournalEntry) -> None:
         case "done":
             _take_result(node, data["result"])
         case "held" | "call":
-            node.cost = add_usd(node.cost, Decimal(data["v"]["cost"]["v"]))
-            node.tokens += data["v"]["tokens"]
+            fields = data["v"]
+            node.cost = add_usd(node.cost, Decimal(fields["cost"]["v"]))
+            node.tokens += fields["tokens"]
+            if entry.kind == "held":
+                node.calls += _calls_in(fields["calls"])
+            elif fields["tokens"] or Decimal(fields["cost"]["v"]):  # or else it is what a tool gave
+                node.calls.append(_call(fields))
         case "spent":
             _take_fields(node, data)
             fields = data["v"]
@@ -150,7 +175,7 @@ def _fill(node: StoredStep, entry: JournalEntry) -> None:
             node.answer = data["v"]["interaction"]["v"]["human_response"]
             node.status = "answered"
         case "note":
-            pass  # that the step is there is all it says to people
+            _take_first_try(node, data["v"])
 
 
 def _take_result(node: StoredStep, result: Any) -> None:
@@ -159,6 +184,7 @@ def _take_result(node: StoredStep, result: Any) -> None:
     node.cost, node.tokens = Decimal(result.get("cost", ZERO)), result.get("tokens", 0)
     node.feedback = plain(result.get("feedback"))
     node.output = result["output"]
+    node.calls = _calls_said(result.get("metadata"))
     for each in result.get("steps", ()):
         child = StoredStep(at=each.get("at"))
         _take_result(child, each)
@@ -171,6 +197,47 @@ def _take_fields(node: StoredStep, data: Any) -> None:
     node.attempts += fields["attempts"]
     node.cost = add_usd(node.cost, Decimal(fields["cost"]["v"]))
     node.tokens += fields["tokens"]
+    node.calls += _calls_in(fields["calls"])
+
+
+def _take_first_try(node: StoredStep, fields: Any) -> None:
+    """Take what the first try of a step came to whose fallback did not end; other notes say nothing to people."""
+    if not is_dict(fields) or "primary" not in fields:
+        return
+    said = fields["primary"]["v"]
+    node.steps.append(
+        StoredStep(
+            name=said["name"],
+            status=said["status"],
+            attempts=said["attempts"],
+            latency_s=said.get("latency_s"),
+            cost=Decimal(said["cost"]["v"]) if "cost" in said else ZERO,
+            tokens=said.get("token_counts", 0),
+            feedback=plain(said.get("feedback")),
+            output=said["output"],
+            calls=_calls_said(said.get("metadata_")),
+        )
+    )
+
+
+_CALL = name_of(MeteredCall)
+
+
+def _calls_said(metadata: Any) -> list[MeteredCall]:
+    """Return the calls that are told of in a step's metadata, where anything else may be told."""
+    return _calls_in(metadata.get(CALLS)) if is_dict(metadata) else []
+
+
+def _calls_in(values: Any) -> list[MeteredCall]:
+    """Return the calls in a list or a tuple."""
+    listed = values["v"] if is_dict(values) and "v" in values else values
+    return [_call(each["v"]) for each in listed if is_dict(each) and each.get("t") == _CALL] if is_list(listed) else []
+
+
+def _call(fields: Any) -> MeteredCall:
+    return MeteredCall(
+        plain(fields["label"]), Decimal(fields["cost"]["v"]), fields["tokens"], is_uncertain=fields["is_uncertain"]
+    )
 
 
 def _add_up(node: StoredStep) -> None:

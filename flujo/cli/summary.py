@@ -32,6 +32,8 @@ _MOST_GROUPS = 12
 _COLUMNS = ("status", "attempts", "time", "cost", "tokens")
 _LEAST_IMPORTANT = ("attempts", "tokens", "time", "cost")
 _FEWEST_LABEL_CHARACTERS = 16
+_ENOUGH_LABEL_CHARACTERS = 32
+_MOST_LABEL_CHARACTERS = 60
 _GAP = 2
 
 
@@ -75,18 +77,37 @@ class StepRows:
 
     def table(self, width: int) -> Table:
         """Return the table, with as many of its columns as leave room for the names of the steps."""
+        self._align_points()
         shown = list(self.cells)
+        longest = max(label.cell_len for label in self.labels)
         for name in _LEAST_IMPORTANT:
-            if width - sum(map(self.width_of, shown)) < _FEWEST_LABEL_CHARACTERS:
+            room = width - sum(map(self.width_of, shown)) - _GAP
+            wanted = min(longest, _ENOUGH_LABEL_CHARACTERS if name == "attempts" else _FEWEST_LABEL_CHARACTERS)
+            if room < wanted:
                 shown.remove(name)
         room = width - sum(map(self.width_of, shown)) - _GAP
         table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-        table.add_column("Step", overflow="ellipsis", no_wrap=True, max_width=min(max(room, 1), 40))
+        table.add_column("Step", overflow="ellipsis", no_wrap=True, max_width=min(max(room, 1), _MOST_LABEL_CHARACTERS))
         for name in shown:
-            table.add_column(name.capitalize(), justify="left" if name == "status" else "right", no_wrap=True)
+            title = name.capitalize()
+            if name == "cost":
+                title = title.rjust(self.width_of(name) - _GAP)
+            is_left = name in ("status", "cost")  # costs are padded
+            table.add_column(title, justify="left" if is_left else "right", no_wrap=True)
         for row, label in enumerate(self.labels):
             table.add_row(label, *(self.cells[name][row] for name in shown))
         return table
+
+    def _align_points(self) -> None:
+        """Pad costs so that their decimal points stand below each other."""
+        costs = self.cells["cost"]
+        decimals = [len(cell.plain.partition(".")[2]) + ("." in cell.plain) for cell in costs]
+        most = max(decimals, default=0)
+        for cell, number in zip(costs, decimals, strict=True):
+            cell.pad_right(most - number)
+        widest = max((cell.cell_len for cell in costs), default=0)
+        for cell in costs:
+            cell.pad_left(widest - cell.cell_len)
 
 
 def summary_table(result: PipelineResult[Any], pipeline: Pipeline[Any, Any], *, elapsed_s: float, width: int) -> Table:

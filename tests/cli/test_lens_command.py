@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ Captured = pytest.CaptureFixture[str]
 
 FLOWS = """
 from decimal import Decimal
+from pathlib import Path
+import sqlite3
 from pydantic import BaseModel
-from flujo import Step
+from flujo import Step, UsageLimits
+from flujo.domain.metering import Bound, FixedCall, Meter
 
 class Draft(BaseModel):
     text: str
@@ -35,6 +39,33 @@ def pay(text: str):
 def fail(text: str):
     raise ValueError("no")
 
+async def ask(text: str, *, meter: Meter):
+    first = await meter.reserve(FixedCall(Bound(Decimal("0.02"), 50)), label="openai:a-model-with-a-very-long-name")
+    first.settle(Decimal("0.0000001"), 7)
+    (await meter.reserve(FixedCall(Bound(Decimal("0.02"), 50)))).lose()
+    return text
+
+async def ask_and_fail(text: str, *, meter: Meter):
+    await ask(text, meter=meter)
+    raise ValueError("no")
+
+async def ask_and_copy(text: str, *, meter: Meter):
+    answered = await meter.reserve(FixedCall(Bound(Decimal("0.02"), 50)), label="openai:model")
+    answered.settle(Decimal("0.0031"), 7)
+    await meter.keep("first", "answer", Decimal("0.0031"), 7)
+    await meter.keep("a tool", "what it gave", Decimal(0), 0)
+    (await meter.reserve(FixedCall(Bound(Decimal("0.02"), 50)), label="openai:model")).settle(Decimal("0.01"), 20)
+    in_flight = await meter.reserve(FixedCall(Bound(Decimal("0.02"), 50)), label="openai:model")
+    with sqlite3.connect("killed.db") as copy, sqlite3.connect(".flujo/runs.db") as whole:
+        whole.backup(copy)
+    in_flight.settle(Decimal("0.001"), 10)
+    return text
+
+asking = Step("ask", ask) >> Step.parallel("both", {"a": Step("ask a", ask), "b": Step("pay", pay)})
+reporting = Step("ask", ask, max_cost_usd=1)
+dying = Step("ask", ask) >> Step("die", ask_and_copy)
+falling = Step("ask", ask_and_fail, max_retries=0, usage_limits=UsageLimits(total_cost_usd_limit=0.035))
+falling.fallback(Step("rescue", ask))
 paying = Step("pay", pay) >> Step("again", pay)
 drafting = Step("write", write)
 failing = Step("pay", pay) >> Step("fail", fail)
@@ -137,6 +168,68 @@ def test_a_run_is_shown_as_a_tree(capsys: Captured) -> None:
     assert lines[-2:] == ["waiting: step at 1/branch:legal/0 asks: Legal?", "answer: flujo resume both"]
 
 
+def leaves(step: Any) -> list[Decimal]:
+    """Return the costs of a step that are of nothing within it."""
+    within = [cost for inner in step["steps"] for cost in leaves(inner)]
+    return [*within, *(Decimal(call["cost"]) for call in step["calls"])] or [Decimal(step["cost"])]
+
+
+def test_each_call_of_a_model_stands_below_its_step(capsys: Captured) -> None:
+    """With its label, its tokens and its exact cost; an uncertain one says so, and all add up to the total."""
+    begun(capsys, "asking")
+
+    shown = rows(lens(capsys, "show", "asking").out)
+    told = document(capsys, "show", "asking")
+
+    calls = [["openai:a-model-with-a-very-long-name", "$0.0000001", "7"], ["call", "uncertain", "$0.02", "50"]]
+    first = next(number for number, row in enumerate(shown) if row[0] == "ask")
+    assert shown[first + 1 : first + 3] == calls
+    assert shown[first + 5 : first + 7] == calls
+    assert shown[-1][-2:] == ["$0.0401002", "117"]
+    assert told["steps"][0]["calls"][1] == {"label": None, "cost": "0.02", "tokens": 50, "is_uncertain": True}
+    assert sum(cost for step in told["steps"] for cost in leaves(step)) == Decimal(told["total_cost"])
+    assert (told["cost_not_kept"], told["cost_not_charged"]) == ("0", "0")
+
+
+def test_costs_stand_with_their_points_below_each_other(capsys: Captured) -> None:
+    """However many digits they have; the names of models are whole where there is room for them."""
+    begun(capsys, "asking")
+
+    lines = lens(capsys, "show", "asking").out.splitlines()
+
+    costs = [line for line in lines if "$" in line]
+    assert len({line.index("$0") for line in costs}) == 1
+    assert len({line.index("$0.") + 2 for line in costs if "$0." in line}) == 1
+
+
+def test_the_calls_of_a_run_that_was_killed_are_shown(capsys: Captured) -> None:
+    """What was answered, and what was in flight, which is no part of the total that is charged so far."""
+    begun(capsys, "dying")
+
+    lines = lens(capsys, "show", "dying", "--state-db", "killed.db").out
+    told = document(capsys, "show", "dying", "--state-db", "killed.db")
+
+    shown = rows(lines)
+    assert ["openai:model", "$0.0031", "7"] in shown
+    assert ["openai:model", "uncertain", "$0.03", "70"] in shown
+    assert ["total", "running", "$0.0531001", "134"] in shown
+    assert ["of it not charged yet", "$0.02", "50"] in shown
+    total = Decimal(told["total_cost"]) + Decimal(told["cost_not_charged"])
+    assert sum(cost for step in told["steps"] for cost in leaves(step)) == total
+
+
+def test_a_first_try_whose_fallback_was_stopped_is_shown(capsys: Captured) -> None:
+    """What it cost is in the tree, and in the total."""
+    begun(capsys, "falling")
+
+    shown = rows(lens(capsys, "show", "falling").out)
+    told = document(capsys, "show", "falling")
+
+    assert told["status"] == "stopped"
+    assert sum(cost for step in told["steps"] for cost in leaves(step)) == Decimal(told["total_cost"])
+    assert [row[0] for row in shown].count("openai:a-model-with-a-very-long-name") == 1
+
+
 def test_a_step_that_failed_says_why(capsys: Captured) -> None:
     """What a failed step was called, how often it was tried and why it failed is stored, whatever it cost."""
     begun(capsys, "failing")
@@ -164,13 +257,14 @@ def test_a_document_of_a_run_has_everything(capsys: Captured) -> None:
 
 
 def test_many_steps_are_counted_and_not_all_shown(capsys: Captured) -> None:
-    """Of a long map the first items are shown to people; the document has them all."""
+    """Of a long map the first items are shown to people, and what the others cost; `--all` and JSON have them all."""
     begun(capsys, "mapped", text=" ".join("abc" * 10))
 
     shown = lens(capsys, "show", "mapped").out
 
-    assert "  and 10 more" in map(str.rstrip, shown.splitlines())
+    assert ["and 10 more", "$0.001", "30"] in rows(shown)
     assert "each" in shown
+    assert len(rows(lens(capsys, "show", "mapped", "--all").out)) == len(rows(shown)) + 9
     assert len(document(capsys, "show", "mapped")["steps"][1]["steps"]) == 30
 
 

@@ -130,7 +130,7 @@ def test_a_wide_parallel_is_cut() -> None:
 )
 def test_a_narrow_terminal_gets_fewer_columns(width: int, columns: list[str]) -> None:
     """Columns are left out rather than squeezed, and long names are shortened."""
-    rows = table_of(Step("a step with a very long name that goes on and on", double), 1, width)
+    rows = table_of(Step("a step with a very long name that goes on and on and on and on", double), 1, width)
 
     assert rows[0] == columns
     assert rows[1][0].endswith("…")
