@@ -34,6 +34,7 @@ from flujo.domain.observers import (
     PostStepPayload,
     PreRunPayload,
     PreStepPayload,
+    UsageLevel,
 )
 from flujo.domain.pipeline import BaseStep, Pipeline, ValidationFinding, ValidationReport
 from flujo.domain.policies import (
@@ -227,6 +228,7 @@ __all__ = [
     "TraceNode",
     "TypeMismatchError",
     "UnboundedCallError",
+    "UsageLevel",
     "UsageLimitExceededError",
     "UsageLimits",
     "ValidationFinding",

@@ -25,7 +25,7 @@ from flujo.application.core.shared_budgets import SharedBudgets
 from flujo.application.core.state_manager import StateManager
 from flujo.application.core.step_coordinator import StepCoordinator
 from flujo.application.core.ultra_executor import ExecutorCore
-from flujo.application.core.usage_governor import UsageGovernor
+from flujo.application.core.usage_governor import THE_RUN, UsageGovernor
 from flujo.application.pipeline_run import PipelineRun
 from flujo.application.resuming import accepted_answer, asked_step, clear_pause, mark_pause, resume_point
 from flujo.application.spending_checks import all_budgets, checked_budgets, distinct_budgets, refuse_unbounded
@@ -541,7 +541,7 @@ class Flujo(Generic[InT, OutT]):
         """Return what counts the usage of a run that has spent so much."""
         return UsageGovernor(
             self._usage_limits,
-            label="the run",
+            label=THE_RUN,
             on_breach=control.stop,
             cost=cost,
             tokens=tokens,
@@ -611,7 +611,12 @@ class Flujo(Generic[InT, OutT]):
 
     async def _tell_start(self, frame: ExecutionFrame[Any]) -> None:
         if self._dispatcher is not None:
-            payload = PreRunPayload(initial_input=frame.data, context=frame.context, resources=frame.scope.resources)
+            payload = PreRunPayload(
+                initial_input=frame.data,
+                usage=lambda: (frame.usage.level(),),
+                context=frame.context,
+                resources=frame.scope.resources,
+            )
             try:
                 await self._dispatcher.fire(payload)
             except PipelineAbortSignal as signal:

@@ -24,6 +24,21 @@ def money(amount: Decimal) -> str:
     return format_usd(round(amount, 6))
 
 
+def running_money(amount: Decimal) -> str:
+    """Return US dollars that change while they are looked at, with four places at the least, such as `$0.0400`."""
+    return _with_places(money(amount), 4)
+
+
+def whole_money(amount: Decimal) -> str:
+    """Return US dollars exactly, with cents at the least, such as `$0.50`."""
+    return _with_places(format_usd(amount), 2)
+
+
+def _with_places(text: str, places: int) -> str:
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals.ljust(places, '0')}"
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number of things, such as `1 step` or `1,200 steps`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

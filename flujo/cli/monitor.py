@@ -14,7 +14,9 @@ from flujo.domain.observers import (
     OnStepFailurePayload,
     PostRunPayload,
     PostStepPayload,
+    PreRunPayload,
     PreStepPayload,
+    ReadUsage,
 )
 from flujo.domain.results import StepResult
 
@@ -61,6 +63,7 @@ class RunMonitor:
         finished_steps: How many steps that are not made of steps have completed.
         cost: US dollars of all steps that have ended.
         tokens: Tokens of all steps that have ended.
+        usage: Returns what is spent and reserved, by level of limits; no levels before the run starts.
         started_s: When the run started, by the clock.
     """
 
@@ -70,6 +73,7 @@ class RunMonitor:
     finished_steps: int = 0
     cost: Decimal = ZERO
     tokens: int = 0
+    usage: ReadUsage = tuple
     started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,8 @@ class RunMonitor:
         elif isinstance(payload, OnPausePayload):
             self._end(payload.path, None)
             self.on_event(None)
+        elif isinstance(payload, PreRunPayload):
+            self.usage = payload.usage
         elif isinstance(payload, PostRunPayload) and payload.pipeline_result.status == "paused":
             self.running.clear()  # of the steps around those that wait nothing more is told
 

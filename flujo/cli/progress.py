@@ -1,19 +1,24 @@
 """Shows a run while it runs: a live picture on a terminal, a few plain lines elsewhere, or nothing."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from flujo.cli.formats import count, duration, label_of, money
+from flujo.application.core.usage_governor import THE_RUN
+from flujo.cli.formats import count, duration, label_of, money, running_money, whole_money
 from flujo.cli.monitor import RunMonitor, RunningStep
 from flujo.cli.terminal import ErrorConsole, say
+from flujo.domain.money import add_usd
+from flujo.domain.observers import UsageLevel
 
 _PICTURES_PER_S = 4
+_MOST_BAR_CELLS, _FEWEST_BAR_CELLS = 24, 8
 _MOST_LINES = 12
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -38,7 +43,9 @@ class LineProgress:
             say(f"[{int(started.path[0]) + 1}/{self.step_count}] {started.name}")
             self._printed_s = now_s
         elif now_s - self._printed_s >= _SECONDS_BETWEEN_LINES:
-            say(f"  {counts(self.monitor)}")
+            levels = self.monitor.usage()
+            usage = [part for level in levels for part in _described(level)]
+            say(", ".join([f"  {counts(self.monitor, levels)}", *usage]))
             self._printed_s = now_s
 
 
@@ -73,8 +80,10 @@ def picture(monitor: RunMonitor, step_count: int, console: Console) -> Group:
     steps = monitor.running.copy()  # in one go: the run changes it from another thread
     first = next(iter(steps.values()), None)
     at = f"step {int(first.path[0]) + 1} of {step_count}, " if first is not None else ""
-    lines = [Text(f"{at}{counts(monitor)}", style="bold")]
-    shown = max(1, min(_MOST_LINES, console.height - 3))
+    levels = monitor.usage()
+    lines = [Text(f"{at}{counts(monitor, levels)}", style="bold")]
+    lines += usage_lines(levels, console)
+    shown = max(1, min(_MOST_LINES, console.height - 2 - len(lines)))
     lines += [_line(step, monitor.clock() - step.started_s) for step in islice(steps.values(), shown)]
     if len(steps) > shown:
         lines.append(Text(f"  and {len(steps) - shown} more", style="dim"))
@@ -83,11 +92,81 @@ def picture(monitor: RunMonitor, step_count: int, console: Console) -> Group:
     return Group(*lines)
 
 
-def counts(monitor: RunMonitor) -> str:
-    """Return how far a run is and what it has cost, in words."""
-    steps = f"{count(monitor.finished_steps, 'step')} finished"
-    tokens = f", {count(monitor.tokens, 'token')}" if monitor.tokens else ""
-    return f"{steps}, {money(monitor.cost)}{tokens}, {duration(monitor.elapsed_s)}"
+def counts(monitor: RunMonitor, levels: Sequence[UsageLevel]) -> str:
+    """Return how far a run is, in words, and what it has spent of what has no limit."""
+    parts = [f"{count(monitor.finished_steps, 'step')} finished"]
+    for level in levels[:1]:
+        if level.limit.usd is None:
+            parts.append(f"{money(level.spent.usd)} spent")
+        if level.limit.tokens is None and level.spent.tokens:
+            parts.append(count(level.spent.tokens, "token"))
+    return ", ".join([*parts, duration(monitor.elapsed_s)])
+
+
+def usage_lines(levels: Sequence[UsageLevel], console: Console) -> Iterator[Text]:
+    """Yield a line for each limit: how much is spent and reserved of it, with a bar if there is room for one."""
+    described = [part for level in levels for part in _described(level)]
+    room = console.width - 4 - max(map(len, described), default=0)
+    cells = min(room, _MOST_BAR_CELLS) if room >= _FEWEST_BAR_CELLS and console.encoding.startswith("utf") else 0
+    for use, words in zip((use for level in levels for use in _limited(level)), described, strict=True):
+        line = Text("  ")
+        if cells:
+            for style, number in use.bar(cells):
+                line.append("━" * number, style=style)
+            line.append("  ")
+        yield line.append(words)
+
+
+@dataclass(slots=True, frozen=True)
+class LimitUse:
+    """What is spent and reserved of one limit, in dollars or tokens."""
+
+    spent: Decimal
+    reserved: Decimal
+    limit: Decimal
+
+    def bar(self, cells: int) -> Iterator[tuple[str, int]]:
+        """Yield the parts of a bar of so many cells, each with its style and its own: what is spent, reserved, left."""
+        spent = self._cells_of(self.spent, cells)
+        taken = self._cells_of(add_usd(self.spent, self.reserved), cells)
+        is_scarce = self.spent * 10 >= self.limit * 8
+        yield "yellow" if is_scarce else "green", spent
+        yield "blue", taken - spent
+        yield "bright_black", cells - taken
+
+    def percent(self) -> str:
+        """Return how much of the limit is spent, rounded down, so that 100 % is all of it."""
+        return f" ({int(self.spent * 100 / self.limit)} %)" if self.limit else ""
+
+    def _cells_of(self, amount: Decimal, cells: int) -> int:
+        """Return how many cells of the bar an amount takes; one for anything at all."""
+        if not self.limit:
+            return cells
+        return min(cells, max(int(amount * cells / self.limit), int(amount > 0)))
+
+
+def _limited(level: UsageLevel) -> Iterator[LimitUse]:
+    if level.limit.usd is not None:
+        yield LimitUse(level.spent.usd, level.reserved.usd, level.limit.usd)
+    if level.limit.tokens is not None:
+        yield LimitUse(Decimal(level.spent.tokens), Decimal(level.reserved.tokens), Decimal(level.limit.tokens))
+
+
+def _described(level: UsageLevel) -> Iterator[str]:
+    """Yield each limit of a level in words, such as `$0.0123 spent, $0.0400 reserved of $0.50 (2 %)`."""
+    name = "" if level.label == THE_RUN else f"{level.label}: "
+    limited = list(_limited(level))
+    if level.limit.usd is not None:
+        uncertain = f" ({running_money(level.uncertain_usd)} uncertain)" if level.uncertain_usd else ""
+        yield (
+            f"{name}{running_money(level.spent.usd)} spent{uncertain}, {running_money(level.reserved.usd)} reserved "
+            f"of {whole_money(level.limit.usd)}{limited[0].percent()}"
+        )
+    if level.limit.tokens is not None:
+        yield (
+            f"{name}{count(level.spent.tokens, 'token')} spent, {level.reserved.tokens:,} reserved "
+            f"of {level.limit.tokens:,}{limited[-1].percent()}"
+        )
 
 
 def _line(step: RunningStep, elapsed_s: float) -> Text:

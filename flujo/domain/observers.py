@@ -1,11 +1,36 @@
 """The events of a run that hooks may listen to."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import Any
 
+from flujo.domain.budgets import AmountLimits, Amounts
 from flujo.domain.models import StepPath, brief
 from flujo.domain.results import PipelineResult, StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageLevel:
+    """How one level of limits stands in the midst of a run.
+
+    Attributes:
+        label: How it is spoken of, such as `the run`.
+        spent: What was used, the uncertain included.
+        reserved: What calls in flight may use at the most.
+        uncertain_usd: The dollars of `spent` that were charged for calls of which nobody knows what they cost.
+        limit: What may be used.
+    """
+
+    label: str
+    spent: Amounts
+    reserved: Amounts
+    uncertain_usd: Decimal
+    limit: AmountLimits
+
+
+ReadUsage = Callable[[], Sequence[UsageLevel]]
+"""Returns how the levels of a run stand at this moment, the run itself first; may be called from any thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -35,9 +60,26 @@ class HookPayload:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PreRunPayload(HookPayload):
-    """A run starts."""
+    """A run starts.
+
+    Example:
+        ```python
+        from flujo import Flujo, PostStepPayload, PreRunPayload, Step
+
+        class Watch:
+            async def __call__(self, event: PreRunPayload | PostStepPayload) -> None:
+                if isinstance(event, PreRunPayload):
+                    self.usage = event.usage
+                for level in self.usage():
+                    print(f"{level.label}: {level.spent} of {level.limit} spent, {level.reserved} reserved")
+
+        Flujo(Step.from_callable(str.upper, name="shout"), hooks=[Watch()]).run("hello")
+        ```
+    """
 
     initial_input: Any
+    usage: ReadUsage = tuple
+    """Returns what is spent and reserved; to be kept, and called whenever it is of interest while the run lasts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

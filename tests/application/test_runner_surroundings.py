@@ -8,6 +8,8 @@ import pytest
 from pydantic import Field
 
 from flujo import (
+    AmountLimits,
+    Amounts,
     AppResources,
     Flujo,
     InfiniteRedirectError,
@@ -16,7 +18,11 @@ from flujo import (
     PostRunPayload,
     PreRunPayload,
     Step,
+    UsageLevel,
+    UsageLimits,
 )
+from flujo.domain.metering import Bound, FixedCall, Meter
+from flujo.domain.observers import ReadUsage
 from flujo.testing import StubAgent
 from tests.application.mistakes import circle
 from tests.integration.paid import paid_step
@@ -79,6 +85,32 @@ async def test_hooks_hear_the_start_and_the_end() -> None:
     assert (start.initial_input, end.pipeline_result) == ("x", result)
     assert start.context is end.context is result.final_pipeline_context
     assert start.resources is end.resources is resources
+
+
+async def test_a_hook_may_look_at_what_is_spent_and_reserved_at_any_time() -> None:
+    """From the start of the run on, and while a call is in flight."""
+    seen: list[UsageLevel] = []
+    read: list[ReadUsage] = []
+
+    async def listen(payload: PreRunPayload) -> None:
+        read.append(payload.usage)
+        seen.extend(payload.usage())
+
+    async def call(text: str, *, meter: Meter) -> str:
+        (await meter.reserve(FixedCall(Bound(Decimal("0.1"), 50)))).lose()
+        reservation = await meter.reserve(FixedCall(Bound(Decimal("0.04"), 500)))
+        seen.extend(read[0]())
+        reservation.settle(Decimal("0.01"), 7)
+        return text
+
+    await Flujo(Step("call", call), hooks=[listen], usage_limits=UsageLimits(total_cost_usd_limit=1)).run_async("x")
+
+    before, within, after = [*seen, *read[0]()]
+    lost = Amounts(Decimal("0.1"), 50)
+    assert {level.label for level in (before, within, after)} == {"the run"}
+    assert (before.spent, before.reserved, before.limit) == (Amounts(), Amounts(), AmountLimits(usd=Decimal(1)))
+    assert (within.spent, within.reserved, within.uncertain_usd) == (lost, Amounts(Decimal("0.04"), 500), lost.usd)
+    assert (after.spent, after.reserved) == (lost + Amounts(Decimal("0.01"), 7), Amounts())
 
 
 async def test_hooks_hear_of_a_run_that_ends_in_an_error() -> None:

@@ -10,9 +10,14 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from flujo.application.core.admissions import Admissions, HeldReservation
+from flujo.domain.budgets import AmountLimits, Amounts
 from flujo.domain.metering import Bound, BoundedCall
 from flujo.domain.models import UsageLimits
 from flujo.domain.money import ZERO, add_usd, format_usd, subtract_usd
+from flujo.domain.observers import UsageLevel
+
+THE_RUN = "the run"
+"""The label of the outermost level."""
 
 
 class UsageGovernor:
@@ -144,6 +149,18 @@ class UsageGovernor:
         if tokens is not None:
             tokens -= self.total_tokens + (self.reserved_tokens if counts_reserved else 0)
         return usd, tokens
+
+    def level(self) -> UsageLevel:
+        """Return how this level stands now, for those who watch the run."""
+        limits = self._limits
+        limit = AmountLimits(limits.total_cost_usd_limit, limits.total_tokens_limit) if limits else AmountLimits()
+        return UsageLevel(
+            label=self.label,
+            spent=Amounts(self.total_cost, self.total_tokens),
+            reserved=Amounts(self.reserved_cost, self.reserved_tokens),
+            uncertain_usd=self.uncertain_cost,
+            limit=limit,
+        )
 
     def hold(self, bound: Bound) -> None:
         """Set an amount aside."""
