@@ -4,23 +4,53 @@ The text is split into parts, the parts are summarised side by side, drafts are 
 is content with one, and the length of the text decides how the digest is laid out.
 
 It needs no model and no key, because it quotes: a sentence ranks by how much it has in common with all others
-(centroid-based extraction, Radev et al. 2004). A model may do any of the steps instead: a flujo agent is a function
-or an object with `async def run(self, data)`, and the types around it stay the same.
+(centroid-based extraction, Radev et al. 2004). A model may do any of the steps instead, and the types around it stay
+the same: `python examples/digest.py --input-file FILE --model openai:gpt-4o --limit-usd 0.05` lets one summarise the
+parts. What the limit does not pay for is quoted, and the same run goes on with a larger limit. `--base-url` is that of
+any server that speaks as OpenAI's does, and `--model test` a model that needs no server, with a price as if it did.
 """
 
 import asyncio
+import json
 import re
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from decimal import ROUND_UP, Context, Decimal
 from functools import cache
 from itertools import groupby
 from math import log
+from pathlib import Path
 from textwrap import fill, wrap
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
-from flujo import Flujo, PipelineContext, RefinementCheck, Step, step
+from flujo import (
+    Flujo,
+    FlujoError,
+    PipelineContext,
+    PipelineResult,
+    RefinementCheck,
+    Step,
+    make_agent_async,
+    set_price,
+    step,
+)
+from flujo.agents.prices import Price, find_price
+from flujo.cli.exit_codes import ExitCode, exit_code_of
+from flujo.cli.inputs import InputSource
+from flujo.cli.reporting import report
+from flujo.cli.running import run_stored
+from flujo.cli.settings import apply_price_settings, read_run_settings
+from flujo.cli.stores import new_store
+from flujo.cli.terminal import ResultStream, prepare_streams, say, say_error
+from flujo.domain.money import ZERO, add_usd, format_usd
+from flujo.domain.pipeline import BaseStep
 
 PART_WORDS = 500
 PARTS_AT_ONCE = 4
@@ -64,6 +94,7 @@ class DigestContext(PipelineContext):
 
     title: str = ""
     words: int = 0
+    chapters: list[str] = Field(default_factory=list[str], description="Of each part, the chapter it is of.")
     drafts: int = 0
     struck: list[str] = Field(default_factory=list[str], description="What the critic does not want to see again.")
 
@@ -73,7 +104,10 @@ async def split(text: str, context: DigestContext) -> list[Part]:
     """Cut a text into parts, none of which goes beyond its chapter."""
     context.title, chapters = read_chapters(text)
     context.words = len(WORD.findall(text))
+    if len(text) <= SHORT_CHARACTERS:
+        return []
     pieces = [(chapter, piece) for chapter, paragraphs in chapters for piece in portions(paragraphs)]
+    context.chapters = [chapter for chapter, _ in pieces]
     return [Part(number=i, chapter=chapter, paragraphs=piece) for i, (chapter, piece) in enumerate(pieces)]
 
 
@@ -152,13 +186,20 @@ async def write_chapters(draft: list[Quote], context: DigestContext) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-pipeline = Flujo(
-    split
-    >> Step.map_over("summarise parts", summarise, max_concurrency=PARTS_AT_ONCE)
-    >> Step.refine_until("refine", compose, criticise, max_refinements=MOST_DRAFTS)
-    >> Step.branch_on("lay out", layout_of, {"short": repeat_text, "brief": write_paragraph, "long": write_chapters}),
-    context_model=DigestContext,
-)
+def digest_of(summaries: BaseStep[list[Part], list[Summary]]) -> Flujo[str, str]:
+    """Return what makes a digest of the summaries of a text's parts, whoever makes those."""
+    layouts = {"short": repeat_text, "brief": write_paragraph, "long": write_chapters}
+    return Flujo(
+        split
+        >> summaries
+        >> Step.refine_until("refine", compose, criticise, max_refinements=MOST_DRAFTS)
+        >> Step.branch_on("lay out", layout_of, layouts),
+        context_model=DigestContext,
+        pipeline_name="digest",
+    )
+
+
+pipeline = digest_of(Step.map_over("summarise parts", summarise, max_concurrency=PARTS_AT_ONCE))
 
 
 # How a text is read: headings, paragraphs and list items of Markdown and of plain text, without code and tables.
@@ -324,3 +365,166 @@ def prose(quotes: Iterable[Quote]) -> str:
     """Return quotes as one paragraph of lines that fit a terminal."""
     text = " ".join(quote.text for quote in quotes) or "There are no sentences to quote."
     return fill(text.replace("。 ", "。"), 100, break_on_hyphens=False)
+
+
+# How a model summarises the parts, within a limit
+
+PROMPT = (
+    "Summarise the text in at most four sentences, in its language. Each sentence has to be understood by itself, so "
+    "begin none with a pronoun. Answer with nothing but the summary."
+)
+MOST_TOKENS = 200
+TEST_MODEL = "test"
+
+
+@step
+async def read_part(part: Part) -> str:
+    """Return the text of a part as a model gets it."""
+    return text_of(part)
+
+
+@step
+async def take_summaries(answers: list[str], context: DigestContext) -> list[Summary]:
+    """Let the sentences that a model gave for each part be what is quoted of it."""
+    return [as_quotes(answer, number, context.chapters[number]) for number, answer in enumerate(answers)]
+
+
+def text_of(part: Part) -> str:
+    """Return the text of a part."""
+    return "\n\n".join(" ".join(sentences) for sentences in part.paragraphs)
+
+
+def as_quotes(answer: str, number: int, chapter: str) -> Summary:
+    """Return the answer of a model for one part as quotes."""
+    sentences = enumerate(split_sentences(" ".join(answer.split())))
+    quotes = [Quote(text=text, chapter=chapter, place=(number, 0, j)) for j, text in sentences]
+    return Summary(quotes=quotes, token_counts=0)
+
+
+def digest_by(model: str, base_url: str | None) -> Flujo[str, str]:
+    """Return what makes a digest with a model that summarises the parts."""
+    agent = make_agent_async(model, PROMPT, base_url=base_url, max_tokens=MOST_TOKENS)
+    body = read_part >> Step("ask", agent, max_retries=2)
+    return digest_of(Step.map_over("summarise parts", body, max_concurrency=PARTS_AT_ONCE) >> take_summaries)
+
+
+def digest_without_money(answers: Mapping[int, str]) -> Flujo[str, str]:
+    """Return what makes a digest of what a model gave for some parts, and of quotes of the others."""
+
+    @step
+    async def summarise_or_take(part: Part) -> Summary:
+        if (answer := answers.get(part.number)) is not None:
+            return as_quotes(answer, part.number, part.chapter)
+        return await asyncio.to_thread(pick_quotes, part)
+
+    return digest_of(Step.map_over("summarise parts", summarise_or_take, max_concurrency=PARTS_AT_ONCE))
+
+
+def answers_in(result: PipelineResult[Any]) -> dict[int, str]:
+    """Return what the model gave before the run was stopped, by the number of the part."""
+    items = result.step_history[1].step_history if len(result.step_history) > 1 else []
+    return {number: item.output for number, item in enumerate(items) if item.success}
+
+
+def most_cost(parts: Iterable[Part], price: Price | None) -> Decimal:
+    """Return what summarising these parts costs at the most, if the model answers at once."""
+    total = ZERO
+    if price is None:
+        return total
+    for part in parts:
+        sent = len(json.dumps(text_of(part), ensure_ascii=False).encode()) + len(PROMPT) + 1_000
+        total = add_usd(total, price.bound(sent, MOST_TOKENS))
+    return total
+
+
+def rounded_up(amount: Decimal) -> Decimal:
+    """Return an amount of dollars with two digits."""
+    return Context(prec=2, rounding=ROUND_UP).plus(amount)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line, and return its exit code: 0 for a digest by the model, 3 if the limit stopped it."""
+    parser = ArgumentParser(description="Digest a text; without a model by quoting it.")
+    parser.add_argument("--input", metavar="TEXT", help="the text itself")
+    parser.add_argument("--input-file", metavar="FILE", help="a file, a folder of text files, or - for stdin")
+    parser.add_argument("--model", help="what summarises the parts, such as openai:gpt-4o, or test")
+    parser.add_argument("--base-url", metavar="URL", help="where an OpenAI-compatible server is")
+    parser.add_argument("--limit-usd", metavar="USD", help="the most US dollars that the run may use")
+    parser.add_argument("--run-id", metavar="ID", help="the run that goes on, or the name of a new one")
+    parser.add_argument("--state-db", metavar="PATH", help="the database that keeps the run")
+    options = parser.parse_args(arguments)
+    prepare_streams()
+    try:
+        return make_digest(options)
+    except FlujoError as error:
+        say_error(str(error))
+        return exit_code_of(error)
+    except KeyboardInterrupt as interrupt:
+        say_error(str(interrupt) or "interrupted")
+        return ExitCode.INTERRUPTED
+
+
+def make_digest(options: Namespace) -> int:
+    """Make a digest within the limit, and say what is missing if the limit stops it."""
+    source = InputSource(options.input, options.input_file)
+    source.check()
+    settings = read_run_settings({"limit_usd": options.limit_usd, "state_db": options.state_db})
+    set_price("test:test", input_usd_per_mtok=1, output_usd_per_mtok=4)
+    apply_price_settings(Path.cwd())
+    results = ResultStream(sys.stdout)
+    with redirect_stdout(sys.stderr):
+        runner = pipeline if options.model is None else digest_by(options.model, options.base_url)
+        runner = runner.with_settings(usage_limits=settings.usage_limits(), state_backend=new_store(settings))
+        runner.check()
+        text = source.read(is_quiet=False)
+        run_id = options.run_id or runner.new_identity()
+        ended = run_stored(
+            runner,
+            run_id,
+            lambda watched: watched.run_async(text, run_id=run_id),
+            resume_command=command(options, run_id, options.limit_usd),
+            is_quiet=False,
+            write_chunk=None,
+        )
+        if ended.result.status == "stopped" and options.model is not None:
+            larger = make_do(ended.result, text, options, results)
+            ended = replace(ended, resume_command=command(options, run_id, larger))
+    return report(ended, runner.pipeline, results, is_json=False)
+
+
+def make_do(result: PipelineResult[Any], text: str, options: Namespace, results: ResultStream) -> str:
+    """Print a digest of what there is, which costs nothing more; say what is missing, and return a limit for it."""
+    parts: list[Part] = (result.step_history[0].output if result.step_history else None) or []
+    answers = answers_in(result)
+    results.write(digest_without_money(answers).run(text).output or "")
+    missing = [part for part in parts if part.number not in answers]
+    cost = rounded_up(most_cost(missing, price_of(options.model)))
+    say(
+        f"{len(answers)} of {len(parts)} parts are summarised, for {format_usd(result.total_cost)}; "
+        f"the others are quoted, and cost at the most {format_usd(cost)} more"
+    )
+    return f"{rounded_up(add_usd(result.total_cost, cost)):f}"
+
+
+def price_of(model: str | None) -> Price | None:
+    """Return the price of a model, as it is named on the command line."""
+    return find_price("test:test" if model == TEST_MODEL else model or "")
+
+
+def command(options: Namespace, run_id: str, limit_usd: str | None) -> str:
+    """Return the command that goes on with a run."""
+    given = {
+        "--input": options.input,
+        "--input-file": options.input_file,
+        "--model": options.model,
+        "--base-url": options.base_url,
+        "--state-db": options.state_db,
+        "--run-id": run_id,
+        "--limit-usd": limit_usd,
+    }
+    words = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return shlex.join([sys.executable, sys.argv[0], *words])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

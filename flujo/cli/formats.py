@@ -5,6 +5,7 @@ from decimal import Decimal
 from flujo.domain.money import format_usd
 
 _SMALLEST_SHOWN_USD = Decimal("0.000001")
+_SMALLEST_RUNNING_USD = Decimal("0.001")
 
 
 def duration(seconds: float) -> str:
@@ -25,8 +26,8 @@ def money(amount: Decimal) -> str:
 
 
 def running_money(amount: Decimal) -> str:
-    """Return US dollars that change while they are looked at, with four places at the least, such as `$0.0400`."""
-    return _with_places(money(amount), 4)
+    """Return US dollars that change while they are looked at, with four places, such as `$0.0400`; more for less."""
+    return _with_places(money(amount if amount < _SMALLEST_RUNNING_USD else round(amount, 4)), 4)
 
 
 def whole_money(amount: Decimal) -> str:

@@ -1,5 +1,6 @@
 """Shows a run while it runs: a live picture on a terminal, a few plain lines elsewhere, or nothing."""
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def shown_progress(monitor: RunMonitor, step_count: int, *, is_quiet: bool, is_p
     if is_quiet:
         yield
     elif console.is_terminal and not is_plain:
+        os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")  # it would be printed into the picture
         with Live(
             console=console,
             get_renderable=lambda: picture(monitor, step_count, console),

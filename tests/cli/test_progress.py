@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from flujo import Flujo, Step, UsageLimits
+from flujo.cli.formats import running_money
 from flujo.cli.monitor import RunMonitor
 from flujo.cli.progress import LimitUse, LineProgress, picture
 from flujo.domain.metering import Bound, FixedCall, Meter
@@ -117,6 +118,22 @@ async def test_without_a_limit_what_is_spent_is_shown() -> None:
 
     assert shown == ["step 1 of 1, 0 steps finished, $0.1123 spent, 1,250 tokens, 0 ms", "  call 0 ms"]
     assert printed == ["  0 steps finished, $0.1123 spent, 1,250 tokens, 10.0 s"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("0", "$0.0000"),
+        ("0.04", "$0.0400"),
+        ("0.123456789", "$0.1235"),
+        ("12", "$12.0000"),
+        ("0.000771", "$0.000771"),
+        ("0.0000001", "<$0.000001"),
+    ],
+)
+def test_money_that_changes_keeps_its_width(amount: str, shown: str) -> None:
+    """It has four places, unless it is very little."""
+    assert running_money(Decimal(amount)) == shown
 
 
 @pytest.mark.parametrize(
