@@ -55,6 +55,8 @@ async def test_embeddings_are_charged_what_the_provider_bills(
 
     assert result.output == embeddings
     assert (len(provider.bill), result.total_cost) == (1, provider.total_usd)
+    (call,) = result.step_history[0].calls
+    assert (call.label, call.cost) == (f"openai:{provider.requests[0].model}", provider.total_usd)
     assert result.total_tokens == provider.bill[0].usage.input_tokens
 
 

@@ -1,5 +1,6 @@
 """What a step's result says of each call that was metered."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from decimal import Decimal
@@ -160,6 +161,45 @@ async def test_calls_are_stored_exactly(tmp_path: Path) -> None:
     for result in (failed, done, again):
         assert_calls_add_up(result.step_history)
         assert result.total_cost == sum((call.cost for call in result.step_history[0].calls), Decimal(0))
+
+
+@pytest.mark.parametrize("max_cost", [None, 1])
+async def test_calls_of_an_attempt_that_was_cut_off_add_up(tmp_path: Path, max_cost: int | None) -> None:
+    """What was kept is recalled, and the rest of what was reserved is one uncertain call."""
+    backend, called, is_first = SQLiteBackend(tmp_path / "runs.db"), asyncio.Event(), True
+
+    async def call(text: str, *, meter: Meter) -> str:
+        if meter.recall("first") is None:
+            first = await meter.reserve(FixedCall(Bound(_CENT, 10)), label="first")
+            first.settle(Decimal("0.004"), 7)
+            await meter.keep("first", "answer", Decimal("0.004"), 7)
+        await meter.keep("a tool", "what it gave", Decimal(0), 0)
+        second = await meter.reserve(FixedCall(Bound(_CENT, 10)), label="second")
+        if is_first:
+            called.set()
+            await asyncio.Event().wait()
+        second.settle(Decimal("0.002"), 3)
+        return text
+
+    runner: Flujo[Any, Any] = Flujo(Step("call", call, max_cost_usd=max_cost), state_backend=backend)
+    running = asyncio.create_task(runner.run_async("go", run_id="run"))
+    await called.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    is_first = False
+    result = await runner.run_async("go", run_id="run")
+    await backend.close()
+
+    (step,) = result.step_history
+    assert_calls_add_up([step])
+    told = {call.label: call for call in step.calls if not call.is_uncertain}
+    assert told == {
+        "first": MeteredCall("first", Decimal("0.004"), 7),
+        "second": MeteredCall("second", Decimal("0.002"), 3),
+    }
+    (lost,) = [call for call in step.calls if call.is_uncertain]
+    cut_off = MeteredCall("second", _CENT, 10, is_uncertain=True)
+    assert lost == (cut_off if max_cost is None else MeteredCall(None, Decimal("0.996"), 0, is_uncertain=True))
 
 
 async def test_a_fallback_leaves_each_call_where_it_was_made() -> None:
