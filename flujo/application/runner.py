@@ -494,6 +494,8 @@ class Flujo(Generic[InT, OutT]):
             return await self._run_kept(begin, journal, on_chunk)
         async with self._desk(begin, journal.owner, goes_on=True) as desk:
             journal.budgets = desk
+            if desk.is_journaled:
+                desk.settle_with_run = journal.settle
             return await self._run_kept(replace(begin, desk=desk), journal, on_chunk)
 
     async def _run_kept(

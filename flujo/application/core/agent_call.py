@@ -14,6 +14,7 @@ from flujo.application.core.call_meter import CallMeter
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
+from flujo.domain.metering import MeteredCall
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.step import AgentStep
 from flujo.exceptions import NonRetryableError
@@ -105,6 +106,8 @@ async def _charge(answer: Answer, meter: CallMeter | None, frame: ExecutionFrame
     elif answer.cost or answer.tokens:
         await frame.usage.add_usage(answer.cost, answer.tokens)
         if (budgets := frame.scope.budgets) is not None:
+            if frame.scope.durable is not None:
+                frame.scope.durable.note_held(frame.path, MeteredCall(None, answer.cost, answer.tokens))
             await budgets.charge(answer.cost, answer.tokens, perf_counter() - started)
 
 

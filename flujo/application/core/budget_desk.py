@@ -7,7 +7,7 @@ What a call used is settled with the next entry of the run's journal, which has 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -57,7 +57,13 @@ class BudgetDesk:
         owner: Who makes its calls.
         on_breach: Called with a message and the budget's name whenever a limit turns out to be passed.
         is_journaled: Whether what calls give is stored with the run while it goes on.
+
+    Attributes:
+        settle_with_run: Stores what is to be settled together with what the run has to store; `None` if that is
+            nothing. So the run and the budgets agree on what was paid, whenever the process is killed.
     """
+
+    settle_with_run: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self,
@@ -130,6 +136,11 @@ class BudgetDesk:
         self._pending.append(settlement)
         self._settle_soon()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be settled."""
+        return not self._pending
+
     def take(self) -> list[Settlement]:
         """Return what is to be settled, to whoever is about to store it."""
         taken, self._pending = self._pending, []
@@ -167,15 +178,24 @@ class BudgetDesk:
     def _settle_soon(self) -> None:
         """See to it that what is pending is stored by itself if nothing of the run is stored soon."""
         if self._due is None:
-            delay_s = _JOURNAL_S if self.is_journaled and not any(self._waiting.values()) else 0
+            delay_s = _JOURNAL_S if self.is_journaled else 0
             self._due = asyncio.get_running_loop().call_later(delay_s, self._fall_due)
 
     def _fall_due(self) -> None:
         self._due = None
         if self._pending:
-            task = asyncio.create_task(self._flush())  # awaited by `close`
+            task = asyncio.create_task(self._settle())  # awaited by `close`
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self) -> None:
+        if self.settle_with_run is None:
+            await self._flush()
+            return
+        try:
+            await self.settle_with_run()
+        except StateError as error:  # what the run stores next tells it so
+            _log.warning("what calls of run %s used is not settled yet: %s", self.run_id, error)
 
     async def _flush(self) -> None:
         """Store what is pending; if that fails, the calls stay reserved, which is more than they used."""

@@ -143,6 +143,11 @@ class CallMeter:
             cost, tokens = add_usd(cost, bound), tokens + each.bound.tokens
         return MeteredCall(labels.pop() if len(labels) == 1 else None, cost, tokens, is_uncertain=True)
 
+    def tell_store(self) -> None:
+        """Let the run be stored with what the attempt has paid by now, whenever its budgets are."""
+        if (durable := self._frame.scope.durable) is not None:
+            durable.note_held(self._frame.path, self._held())
+
     async def _keep(self, call: BoundedCall, reservation: "_MeteredReservation") -> None:
         """Let stores know what may be paid, before it is: whoever is killed cannot tell afterwards."""
         scope = self._frame.scope
@@ -250,6 +255,7 @@ class _MeteredReservation:
             self.meter.note_whole(self, cost, tokens)
             if self.shared is not None:
                 self.shared.settle(cost, tokens, perf_counter() - self.started)
+                self.meter.tell_store()
             with self.meter.settling():
                 self.held.settle(cost, tokens)
 
@@ -257,6 +263,7 @@ class _MeteredReservation:
         if self.meter.take_back(self):
             if self.shared is not None:
                 self.shared.release()
+                self.meter.tell_store()
             self.held.release()
 
     def lose(self) -> None:
@@ -265,6 +272,7 @@ class _MeteredReservation:
             self.meter.note(MeteredCall(self.label, self.bound.cost, self.bound.tokens, is_uncertain=True))
             if self.shared is not None:
                 self.shared.lose()
+                self.meter.tell_store()
             with self.meter.settling():
                 self.held.lose()
 

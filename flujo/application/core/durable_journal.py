@@ -395,18 +395,40 @@ class DurableJournal(StateManager):
         self._set_held(written_path(path), held)
         await self._store()
 
+    def note_held(self, path: StepPath, held: MeteredCall) -> None:
+        """Let what is stored next say what the attempt at a step has paid or may pay by now."""
+        if not self._is_buffered:
+            self._set_held(written_path(path), held)
+
+    async def settle(self) -> None:
+        """Store what calls have used, with what the run says of it."""
+        async with self._writing:
+            if self.budgets is not None and not self.budgets.is_settled:
+                await self._flush("running", releases=False)
+
     async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither."""
         assert self.budgets is not None, "a run whose calls are in budgets has a desk for them"
         if self._is_buffered:
             return await self.budgets.ask(request)
         written = written_path(path)
+        cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
+        without = replace(held, cost=cost, tokens=tokens)
         async with self._writing:
-            self._set_held(written, held)
-            outcome = await self._flush("running", releases=False, request=request)
-            if not outcome.is_granted:
-                cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
-                self._set_held(written, replace(held, cost=cost, tokens=tokens))
+            outcome = await self._ask_for(written, held, without, request)
+            if not outcome.is_granted and not self.budgets.is_settled:  # what has ended may make room for it
+                await self._flush("running", releases=False)
+                outcome = await self._ask_for(written, held, without, replace(request, is_waiting=True))
+        return outcome
+
+    async def _ask_for(
+        self, written: str, held: MeteredCall, without: MeteredCall, request: BudgetRequest
+    ) -> BudgetOutcome:
+        """Reserve a call with what the attempt may have paid; if that has to wait, nothing is stored."""
+        self._set_held(written, held)
+        outcome = await self._flush("running", releases=False, request=request)
+        if not outcome.is_granted:
+            self._set_held(written, without)
         return outcome
 
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, MeteredCall] | None:
@@ -600,7 +622,8 @@ class DurableJournal(StateManager):
         )
         before, self._stored_head = self._stored_head, head
         entries, self._buffer, self._removed = self._buffer, {}, []
-        settlements = [] if self.budgets is None else self.budgets.take()
+        # A call that has to wait keeps all of this from being stored, but not what has been paid.
+        settlements = [] if self.budgets is None or request is not None else self.budgets.take()
         if self.budgets is None or not (settlements or request):
             await self._backend.write(self.run_id, self.owner, change)
             self._stored = added

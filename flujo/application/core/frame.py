@@ -179,6 +179,10 @@ class DurableRun(Protocol):
         """Keep what the attempt at a step that is under way may have paid in all, before it pays it."""
         ...
 
+    def note_held(self, path: StepPath, held: MeteredCall) -> None:
+        """Let what is kept next say what the attempt at a step has paid or may pay by now."""
+        ...
+
     async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither.
 
