@@ -35,6 +35,13 @@ class ModelAgent:
         return kind if isinstance(kind, type) else Any
 
     @property
+    def conversation_types(self) -> list[Any]:
+        """JSON, or pydantic-ai's own messages."""
+        from pydantic_ai.messages import ModelMessage
+
+        return [list[dict[str, Any]], list[ModelMessage]]
+
+    @property
     def answers(self) -> str:
         """What the agent answers, as errors say it."""
         kind = self.agent.output_type
@@ -171,6 +178,7 @@ class EmbeddingAgent:
     """
 
     output_type = list[Any]
+    conversation_types = ()
 
     def __init__(self, embedder: "Embedder") -> None:
         self.embedder = embedder

@@ -258,6 +258,11 @@ class AdaptedAgent(Protocol):
         """What the agent answers; `Any` if nobody knows."""
         ...
 
+    @property
+    def conversation_types(self) -> Sequence[Any]:
+        """What a conversation that the agent goes on with may be declared as; none if it does not."""
+        ...
+
     def unpriced_model(self) -> str | None:
         """Return the model that it asks if that has no price; `None` if it has, or if it cannot be told yet."""
         ...

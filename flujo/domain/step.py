@@ -217,11 +217,13 @@ class AgentStep(BaseStep[InT, OutT]):
     def _check_history(
         self, report: ValidationReport, kind: Any, context_model: type, call: AgentCall[Any, Any]
     ) -> None:
-        why = None
-        if kind is None or not fits(list[Any], kind):
+        why, adapted = None, call.adapted
+        if kind is None or not fits(list[Any], kind) or not fits(kind, list[Any]):
             why = f"the context field {self.message_history!r}, which {context_model.__name__} does not have as a list"
         elif not call.hears_messages:
             why = "a conversation, which its agent cannot go on with; give a model's, or one that asks for `messages`"
+        elif adapted is not None and not any(fits(each, kind) for each in adapted.conversation_types):
+            why = f"the context field {self.message_history!r}, a {type_name(kind)}; make it a list[dict[str, Any]]"
         if why is not None:
             report.refuse(ConfigurationError(f"step {self.name!r} has the message_history of {why}"), self.name)
 

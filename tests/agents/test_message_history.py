@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import Field
 from pydantic_ai import Agent, BinaryContent
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.embeddings import Embedder, TestEmbeddingModel
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from flujo import (
@@ -24,6 +25,10 @@ class Talk(PipelineContext):
     """A context with a conversation."""
 
     talk: list[Any] = Field(default_factory=list[Any])
+    written: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    typed: list[ModelMessage] = Field(default_factory=list[ModelMessage])
+    maybe: list[Any] | None = None
+    words: list[str] = Field(default_factory=list[str])
 
 
 def _texts(messages: list[ModelMessage]) -> list[str]:
@@ -143,6 +148,24 @@ async def test_a_run_that_goes_on_knows_what_was_said() -> None:
     assert len(result.final_pipeline_context.talk) == 4
 
 
+@pytest.mark.parametrize(("field", "kind"), [("written", dict), ("typed", ModelRequest)])
+async def test_the_list_may_say_what_it_is_of(field: str, kind: type) -> None:
+    """JSON, or messages of pydantic-ai, which are stored as they are."""
+    seen = list[list[str]]()
+    picture = BinaryContent(b"\x00\xff", media_type="image/png")
+    first = Step("first", _agent(seen, ""), message_history=field)
+    second = Step("second", _agent(seen, "", dies_at=1), message_history=field)
+    runner = _runner(first >> second, state_backend=InMemoryBackend())
+    with pytest.raises(_Killed):
+        await runner.run_async(["What is it?", picture], run_id="run")
+
+    result = await runner.run_async(["What is it?", picture], run_id="run")
+
+    assert repr(picture.data) in seen[2][0]
+    assert seen[2][1:] == ["answer 1", "answer 1"]
+    assert [isinstance(each, kind) for each in getattr(result.final_pipeline_context, field)][0::2] == [True, True]
+
+
 async def _shout(text: str) -> str:
     return text.upper()
 
@@ -166,7 +189,10 @@ async def test_an_agent_of_ones_own_may_converse() -> None:
     [
         (_agent([]), "chat", "the context field 'chat', which Talk does not have as a list"),
         (_agent([]), "initial_prompt", "which Talk does not have as a list"),
+        (_agent([]), "maybe", "which Talk does not have as a list"),
+        (_agent([]), "words", r"the context field 'words', a list\[str\]; make it a list\[dict\[str, Any\]\]"),
         (_shout, "talk", "a conversation, which its agent cannot go on with"),
+        (Embedder(TestEmbeddingModel()), "talk", "a conversation, which its agent cannot go on with"),
     ],
 )
 async def test_a_conversation_needs_a_list_and_an_agent_that_hears_it(agent: Any, field: str, message: str) -> None:
