@@ -54,7 +54,7 @@ def make_agent_async(
     from pydantic_ai import Agent
 
     from flujo.agents.metered_model import MeteredWithin
-    from flujo.agents.repair import Repairing
+    from flujo.agents.repairs import RepairsJson
 
     made = _model(model, base_url, api_key)
     if timeout is not None:
@@ -67,7 +67,7 @@ def make_agent_async(
         tools=list(tools),
         retries=max_retries,
         model_settings=given,
-        capabilities=[MeteredWithin(), Repairing()],
+        capabilities=[MeteredWithin(), RepairsJson()],
     )
 
 

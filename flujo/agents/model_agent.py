@@ -75,10 +75,10 @@ class ModelAgent:
         top_k: int | None = None,
     ) -> Any:
         """Answer one input."""
-        from flujo.agents.provider_errors import told_apart
+        from flujo.agents.provider_errors import keys_of, told_apart
 
         options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers):
+        with told_apart(self.answers, keys_of(self.agent.model)):
             result = await self.agent.run(_prompt(data), **options)
         _append(messages, result.new_messages())
         return result.output
@@ -92,7 +92,7 @@ class ModelAgent:
         from pydantic_ai.usage import RunUsage, UsageLimits
 
         from flujo.agents.metered_model import Metered
-        from flujo.agents.repair import Repairing
+        from flujo.agents.repairs import RepairsJson
 
         own_prompt = [ReinjectSystemPrompt(replace_existing=True)] if messages else []
         return {
@@ -101,7 +101,7 @@ class ModelAgent:
             "usage": RunUsage(),
             "usage_limits": UsageLimits(request_limit=None),  # those of flujo hold
             "message_history": ModelMessagesTypeAdapter.validate_python(messages or []),
-            "capabilities": [Metered(meter), Repairing(), *own_prompt],
+            "capabilities": [Metered(meter), RepairsJson(), *own_prompt],
         }
 
     def _deps(self, context: Any, resources: Any) -> Any:
@@ -126,10 +126,10 @@ class TextAgent(ModelAgent):
         top_k: int | None = None,
     ) -> AsyncIterator[str]:
         """Answer one input, piece by piece."""
-        from flujo.agents.provider_errors import told_apart
+        from flujo.agents.provider_errors import keys_of, told_apart
 
         options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers):
+        with told_apart(self.answers, keys_of(self.agent.model)):
             async with self.agent.run_stream(_prompt(data), **options) as result:
                 async for piece in result.stream_text(delta=True, debounce_by=None):
                     yield piece
@@ -155,10 +155,10 @@ class StructuredAgent(ModelAgent):
         from pydantic_ai import Agent
 
         from flujo.agents.partial_values import partial_values
-        from flujo.agents.provider_errors import told_apart
+        from flujo.agents.provider_errors import keys_of, told_apart
 
         options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers):
+        with told_apart(self.answers, keys_of(self.agent.model)):
             async with self.agent.iter(_prompt(data), **options) as run:
                 async for node in run:
                     if Agent.is_model_request_node(node):
