@@ -412,23 +412,14 @@ class DurableJournal(StateManager):
         if self._is_buffered:
             return await self.budgets.ask(request)
         written = written_path(path)
-        cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
-        without = replace(held, cost=cost, tokens=tokens)
         async with self._writing:
-            outcome = await self._ask_for(written, held, without, request)
-            if not outcome.is_granted and not self.budgets.is_settled:  # what has ended may make room for it
+            while not self.budgets.is_settled:  # what ends is stored, whether or not the call may begin
                 await self._flush("running", releases=False)
-                outcome = await self._ask_for(written, held, without, replace(request, is_waiting=True))
-        return outcome
-
-    async def _ask_for(
-        self, written: str, held: MeteredCall, without: MeteredCall, request: BudgetRequest
-    ) -> BudgetOutcome:
-        """Reserve a call with what the attempt may have paid; if that has to wait, nothing is stored."""
-        self._set_held(written, held)
-        outcome = await self._flush("running", releases=False, request=request)
-        if not outcome.is_granted:
-            self._set_held(written, without)
+            self._set_held(written, held)
+            outcome = await self._flush("running", releases=False, request=request)
+            if not outcome.is_granted:
+                cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
+                self._set_held(written, replace(held, cost=cost, tokens=tokens))
         return outcome
 
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, MeteredCall] | None:
@@ -622,8 +613,7 @@ class DurableJournal(StateManager):
         )
         before, self._stored_head = self._stored_head, head
         entries, self._buffer, self._removed = self._buffer, {}, []
-        # A call that has to wait keeps all of this from being stored, but not what has been paid.
-        settlements = [] if self.budgets is None or request is not None else self.budgets.take()
+        settlements = [] if self.budgets is None else self.budgets.take()
         if self.budgets is None or not (settlements or request):
             await self._backend.write(self.run_id, self.owner, change)
             self._stored = added
