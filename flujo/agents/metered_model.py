@@ -42,6 +42,8 @@ _log = logging.getLogger("flujo.agents")
 DEFAULT_MAX_TOKENS = 4_096
 """The most output tokens of a request under a limit whose settings do not say how many it may have."""
 
+_COUNTS_ALL = ("anthropic", "azure", "bedrock", "openai")  # the count of others may leave out instructions and tools
+_FREE_TOOLS = ("memory", "tool_search")  # the program runs the one, and the other finds tools that are counted
 _PER_ADDED_TOKEN = 20  # a provider's count may be a twentieth too low, because providers call it an estimate
 _ADDED_TO_REQUEST = 32  # tokens; more than any provider adds, the same goes for those below
 _ADDED_TO_PART = 32
@@ -81,7 +83,8 @@ class MeteredModel(WrapperModel):
             async with _no_longer_than(reservation):
                 response = await self.wrapped.request(messages, settings, model_request_parameters)
         except BaseException as error:
-            end_failed(reservation, error)
+            if end_failed(reservation, error) and _file_among(messages) is not None:
+                self._meter.doubt()
             raise
         await self._keep(key, response, _charge(reservation, call, response))
         return response
@@ -109,7 +112,8 @@ class MeteredModel(WrapperModel):
             ):
                 yield response
         except BaseException as error:
-            end_failed(reservation, error)
+            if end_failed(reservation, error) and _file_among(messages) is not None:
+                self._meter.doubt()
             raise
         whole = response.get()
         await self._keep(key, whole, _charge(reservation, call, whole))
@@ -144,13 +148,7 @@ class MeteredModel(WrapperModel):
     ) -> tuple[ModelCall, Reservation]:
         model = self.wrapped
         price = price_of(model.system, model.model_name, self._meter)
-        for tool in parameters.native_tools:
-            if self._meter.has_limit:
-                raise UnboundedCallError(
-                    f"nobody knows what the provider's own tool {tool.kind!r} costs, so a limit cannot hold for a "
-                    "request with it; say what a call costs at the most with Step(..., max_cost_usd=...)"
-                )
-            warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
+        self._look_at_tools(settings, parameters)
         if self._meter.has_limit:
             _refuse_unbounded(messages)
         call = ModelCall(
@@ -160,15 +158,35 @@ class MeteredModel(WrapperModel):
             price=price,
         )
         if not self._meter.fits(call):
-            call = replace(call, input_tokens=await self._counted(messages, settings, parameters, asked.most_tokens))
+            call = replace(call, input_tokens=await self._counted(messages, settings, parameters, asked))
         return call, await self._meter.reserve(call, label=model.model_id)
+
+    def _look_at_tools(self, settings: ModelSettings | None, parameters: ModelRequestParameters) -> None:
+        """Refuse tools that the provider runs under a limit: nobody knows what their use costs.
+
+        Raises:
+            UnboundedCallError: There is a limit, and such a tool that the model has.
+        """
+        if not parameters.native_tools:
+            return
+        _, resolved = self.wrapped.prepare_request(settings, parameters)
+        for tool in resolved.native_tools:
+            if tool.kind in _FREE_TOOLS:
+                continue
+            if self._meter.has_limit:
+                raise UnboundedCallError(
+                    f"nobody knows what the provider's own tool {tool.kind!r} costs, so a limit cannot hold for a "
+                    "request with it; say what a call costs at the most with Step(..., max_cost_usd=...)"
+                )
+            self._meter.doubt()
+            warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
 
     async def _counted(
         self,
         messages: list[ModelMessage],
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
-        most_tokens: int,
+        asked: "_Asked",
     ) -> int:
         """Return a number of input tokens that the request does not pass, by the provider's own count if it has one.
 
@@ -178,9 +196,11 @@ class MeteredModel(WrapperModel):
             usage = await self.wrapped.count_tokens(messages, settings, parameters)
         except (NotImplementedError, ModelAPIError, UserError) as error:
             _log.debug("the tokens of a request are not counted: %s", type(error).__name__)
-            return most_tokens
+            return asked.most_tokens
         counted = usage.input_tokens + usage.input_tokens // _PER_ADDED_TOKEN + _ADDED_TO_REQUEST
-        return min(counted, most_tokens)
+        if self.wrapped.system not in _COUNTS_ALL:
+            counted += asked.told_tokens
+        return min(counted, asked.most_tokens)
 
     def _granted(
         self, call: ModelCall, reservation: Reservation, settings: ModelSettings | None
@@ -303,11 +323,13 @@ class _Asked:
         parts: The parts of all messages.
         told: What the model is told of tools, output and instructions.
         most_tokens: A number of input tokens that the request does not pass.
+        told_tokens: A number of them that what the model is told does not pass, system prompts included.
     """
 
     parts: bytes
     told: bytes
     most_tokens: int
+    told_tokens: int
 
     @classmethod
     def of(cls, messages: list[ModelMessage], parameters: ModelRequestParameters) -> "_Asked":
@@ -320,8 +342,10 @@ class _Asked:
         parts = to_json(_sent(all_parts))
         told = to_json(_sent(json.loads(to_json(parameters, fallback=repr))))
         tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
-        added = _ADDED_TO_REQUEST + _ADDED_TO_PART * len(all_parts) + (_ADDED_FOR_TOOLS if tools else 0)
-        return cls(parts, told, added + len(parts) + len(told))
+        added = _ADDED_TO_REQUEST + (_ADDED_FOR_TOOLS if tools else 0)
+        system = to_json(_sent([part for part in all_parts if part["part_kind"] == "system-prompt"]))
+        most = added + _ADDED_TO_PART * len(all_parts) + len(parts) + len(told)
+        return cls(parts, told, most, added + len(told) + len(system))
 
 
 def _sent(value: Any) -> Any:
@@ -331,16 +355,23 @@ def _sent(value: Any) -> Any:
     return [_sent(inner) for inner in value] if is_list(value) else value
 
 
-def _refuse_unbounded(messages: list[ModelMessage]) -> None:
+def _file_among(messages: list[ModelMessage]) -> object | None:
+    """Return a picture or another file that a request has; nobody knows how many tokens it is."""
     for message in messages:
         for part in message.parts:
             if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
-                other = next((content for content in part.content if not isinstance(content, str)), None)
-                if other is not None:
-                    raise UnboundedCallError(
-                        f"nobody knows how many tokens a {type(other).__name__} is, so a limit cannot hold for a "
-                        "request with one; say what a call costs at the most with Step(..., max_cost_usd=...)"
-                    )
+                file = next((content for content in part.content if not isinstance(content, str)), None)
+                if file is not None:
+                    return file
+    return None
+
+
+def _refuse_unbounded(messages: list[ModelMessage]) -> None:
+    if (file := _file_among(messages)) is not None:
+        raise UnboundedCallError(
+            f"nobody knows how many tokens a {type(file).__name__} is, so a limit cannot hold for a request with one; "
+            "say what a call costs at the most with Step(..., max_cost_usd=...)"
+        )
 
 
 @asynccontextmanager

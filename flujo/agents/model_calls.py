@@ -68,13 +68,18 @@ def price_of(system: str, model: str, meter: Meter, *, is_for_embeddings: bool =
     return price
 
 
-def end_failed(reservation: Reservation, error: BaseException) -> None:
-    """Charge nothing for a request that was answered by an HTTP error or never sent, and all of it for others."""
+def end_failed(reservation: Reservation, error: BaseException) -> bool:
+    """Charge nothing for a request that was answered by an HTTP error or never sent, and all of it for others.
+
+    Returns:
+        Whether nobody knows what it has cost.
+    """
     is_refused = isinstance(error, ModelHTTPError) and not error.in_stream
     if is_refused or (isinstance(error, ModelAPIError) and _was_never_sent(error)):
         reservation.release()
-    else:
-        reservation.lose()
+        return False
+    reservation.lose()
+    return True
 
 
 def _was_never_sent(error: BaseException) -> bool:

@@ -183,6 +183,13 @@ class Meter(Protocol):
         """
         ...
 
+    def doubt(self) -> None:
+        """Note that a call may have cost more than it will be settled with, and nobody knows how much.
+
+        An attempt that is reserved as a whole is then charged as a whole.
+        """
+        ...
+
     def fits(self, call: BoundedCall) -> bool:
         """Tell whether the call as a whole fits into what is not spent, as far as that is known here."""
         ...

@@ -44,6 +44,7 @@ from flujo.agents.metered_model import MeteredWithin
 from flujo.agents.prices import reset_prices
 from flujo.agents.provider_errors import told_apart
 from flujo.domain.money import ZERO
+from flujo.domain.results import UNCERTAIN
 from tests.agents.calls import assert_calls_add_up
 from tests.providers.server import (
     BadJson,
@@ -372,6 +373,19 @@ async def test_models_that_all_failed_are_one_error(provider: Provider, model: M
     feedback = refused.step_history[0].feedback or ""
     assert feedback.startswith("NonRetryableError: all models failed: ")
     assert "1234" not in feedback
+
+
+async def test_an_attempt_in_doubt_is_charged_as_a_whole(provider: Provider, model: Model[Any]) -> None:
+    """Nobody knows what a request with a picture has cost that got no answer: no more than the user said."""
+    provider.script(Hangup(Text("fine")), Text("fine"))
+    step = Step("ask", Agent(model), max_cost_usd=0.5, max_retries=1)
+
+    result = await _run(step, ["What is it?", ImageUrl("https://example.com/a.png")], limit=1)
+
+    assert result.status == "completed"
+    assert result.total_cost == Decimal("0.5") + provider.bill[1].cost_usd
+    assert result.step_history[0].metadata_[UNCERTAIN] == Decimal("0.5")
+    assert sum((call.cost for call in result.step_history[0].calls), ZERO) == result.total_cost
 
 
 # Malformed answers

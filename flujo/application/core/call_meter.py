@@ -31,6 +31,7 @@ class CallMeter:
         part_cost: US dollars that calls used which are parts of an attempt that is reserved as a whole.
         part_tokens: Tokens that they used.
         is_used: Whether it was asked to reserve anything, so that what the answer reports is charged already.
+        is_doubtful: Whether a part of an attempt that is reserved as a whole may have cost more than it was charged.
     """
 
     _frame: ExecutionFrame[Any]
@@ -38,6 +39,7 @@ class CallMeter:
     tokens: int = 0
     calls: list[MeteredCall] = field(default_factory=list[MeteredCall])
     is_used: bool = False
+    is_doubtful: bool = False
     part_cost: Decimal = ZERO
     part_tokens: int = 0
     _task: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
@@ -72,6 +74,10 @@ class CallMeter:
         if self._whole is not None:
             return True
         return self._frame.usage.fits(whole) and (budgets is None or budgets.fits(whole))
+
+    def doubt(self) -> None:
+        """Note that a call may have cost more than it will be settled with; see `Meter`."""
+        self.is_doubtful = True
 
     async def reserve(self, call: BoundedCall, *, label: str | None = None) -> Reservation:
         """Set aside what a call can use; see `Meter`.
@@ -198,7 +204,7 @@ class CallMeter:
         """
         cost, tokens = add_usd(answer.cost, self.part_cost), answer.tokens + self.part_tokens
         if self._whole is not None and (answer.failure is None or cost or tokens):
-            self._whole.settle(cost, tokens)
+            self._whole.settle(max(cost, self._whole.bound.cost) if self.is_doubtful else cost, tokens)
         for reservation in list(self._open):
             reservation.lose()
         answer.cost, answer.tokens, answer.calls = self.cost, self.tokens, self.calls
@@ -232,7 +238,8 @@ class CallMeter:
         """Note what a reservation was charged; of the attempt as a whole, what is left of it without its parts."""
         if reservation is self._whole:
             cost, tokens = subtract_usd(cost, self.part_cost), tokens - self.part_tokens
-        self.note(MeteredCall(reservation.label, cost, tokens))
+        is_uncertain = self.is_doubtful and reservation is self._whole
+        self.note(MeteredCall(reservation.label, cost, tokens, is_uncertain=is_uncertain))
 
 
 @dataclass(slots=True, eq=False)
