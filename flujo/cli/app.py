@@ -32,7 +32,7 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=False),
     usage="Usage: flujo [--debug] COMMAND [ARGUMENTS]",
 )
-COMMANDS = ("run", "resume", "validate", "show", "lens", "doctor", "bench")
+COMMANDS = ("run", "resume", "validate", "show", "lens", "budget", "doctor", "bench")
 """The commands whose modules are loaded when they are called."""
 
 for _name in COMMANDS:

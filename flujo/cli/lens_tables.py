@@ -133,7 +133,7 @@ def run_header(record: RunRecord, *, now: datetime) -> Text:
         lines.insert(2, ("file", Text(str(shown_path(origin.file)) + (f":{origin.name}" if origin.name else ""))))
     if (owner := owner_of(record)) is not None:
         lines.append(("owner", Text(owner)))
-    return Text("\n").join([Text(f"{name:<10}", style="dim") + value for name, value in lines])
+    return Text("\n").join([Text.assemble((f"{name:<10}", "dim"), value) for name, value in lines])
 
 
 def steps_table(record: RunRecord, steps: Sequence[StoredStep], *, width: int, shows_all: bool = False) -> Table:

@@ -48,7 +48,11 @@ def _explain(ended: EndedRun, *, is_json: bool) -> None:
         for asked in result.waiting:
             say(f"waiting: step {asked.step_name!r} at {'/'.join(asked.path)} asks: {one_line(asked.message)}")
     if result.status != "completed" and ended.resume_command is not None and not is_json:
-        say(f"{_GOING_ON.get(result.status, 'go on')}: {ended.resume_command}")
+        if ended.top_up is not None:
+            say(ended.top_up)
+            say(f"then go on: {ended.resume_command}")
+        else:
+            say(f"{_GOING_ON.get(result.status, 'go on')}: {ended.resume_command}")
     if ended.breach is not None:
         say_error(ended.breach)
     elif result.status not in ("completed", "paused"):

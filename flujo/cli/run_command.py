@@ -16,11 +16,11 @@ from flujo.cli.parameters import FreeText
 from flujo.cli.reporting import report
 from flujo.cli.running import run_stored
 from flujo.cli.settings import apply_price_settings, flags_only, read_run_settings
-from flujo.cli.stores import new_store, resume_command
+from flujo.cli.stores import make_folder, new_store, resume_command
 from flujo.cli.terminal import ResultStream
 from flujo.cli.typed_values import fields_of, input_for
 from flujo.domain.models import UsageLimits
-from flujo.exceptions import PipelineContextInitializationError, SerializationError
+from flujo.exceptions import ConfigurationError, PipelineContextInitializationError, SerializationError
 
 
 def run(
@@ -88,13 +88,16 @@ def run(
     with redirect_stdout(sys.stderr):  # stdout is for results, so what the user's code prints goes where progress is
         loaded = load_file(file)
         runner = _runner(loaded, context_model, context, settings.usage_limits())
-        runner.check()
-        data = input_for(runner.pipeline.steps[0], source.read(is_quiet=json))
         has_own_store = runner.state_backend is not None and settings.state_db is None
-        if not no_state and not has_own_store:
+        is_kept_here = not no_state and not has_own_store
+        if is_kept_here:
             is_optional = settings.state_db is None
             origin = Origin.of(loaded, context_model, flags_only(flags), is_store_optional=is_optional)
             runner = origin.prepared(runner, new_store(settings))
+        _check(runner)
+        data = input_for(runner.pipeline.steps[0], source.read(is_quiet=json))
+        if is_kept_here:
+            make_folder(settings)
         identity = run_id or runner.new_identity()
         try:
             ended = run_stored(
@@ -108,8 +111,20 @@ def run(
         except PipelineContextInitializationError as error:
             raise WrongUsageError(f"{error} (here: --context-data or --context-file)") from error
         except SerializationError as error:
+            if runner.budgets:
+                raise
             raise SerializationError(f"{error}; or keep nothing, with --no-state") from error
     return report(ended, runner.pipeline, results, is_json=json)
+
+
+def _check(runner: Flujo[Any, Any]) -> None:
+    """Check a runner, and that its budgets are kept somewhere."""
+    if runner.budgets and runner.state_backend is None:
+        raise ConfigurationError(
+            f"budget {runner.budgets[0].name!r} is kept in a store, and --no-state keeps nothing; leave --no-state "
+            "out, or give the Flujo in the file a state_backend of its own"
+        )
+    runner.check()
 
 
 def _context_fields(text: str | None, file: str | None) -> dict[str, Any]:

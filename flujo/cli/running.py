@@ -1,8 +1,10 @@
 """Runs a workflow to its end, whichever way it ends, and shows how it goes."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from flujo.application.pipeline_run import PipelineRun
@@ -11,11 +13,14 @@ from flujo.cli.interruption import run_interruptibly
 from flujo.cli.json_output import chunk_text
 from flujo.cli.monitor import RunMonitor
 from flujo.cli.progress import shown_progress
-from flujo.cli.stores import closed_at_end
+from flujo.cli.stores import closed_at_end, top_up_command
 from flujo.cli.terminal import say
+from flujo.domain.budgets import window_end
 from flujo.domain.observers import PreRunPayload
 from flujo.domain.results import PipelineResult
 from flujo.exceptions import UsageLimitExceededError
+from flujo.state.backend import StateBackend
+from flujo.state.budgets import BudgetStore
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,15 +31,19 @@ class EndedRun:
         result: What it did.
         elapsed_s: How many seconds it took.
         breach: Which limit stopped it, or `None`.
+        budget: The shared budget whose limit that is; `None` if it is none, or nothing was stopped.
         is_streamed: Whether chunks of its output were written.
         resume_command: How to go on with it; `None` if it is not stored.
+        top_up: How to let more of the budget be used, in one line.
     """
 
     result: PipelineResult[Any]
     elapsed_s: float
     breach: str | None = None
+    budget: str | None = None
     is_streamed: bool = False
     resume_command: str | None = None
+    top_up: str | None = None
 
 
 def run_to_end(
@@ -60,14 +69,14 @@ def run_to_end(
     watched = runner.with_settings(hooks=[monitor])
     writes = _ChunkWriter(write_chunk)
     work = writes.run(start(watched))
-    breach = None
+    breach = budget = None
     is_plain = write_chunk is not None or logging.getLogger("flujo").isEnabledFor(logging.DEBUG)
     with shown_progress(monitor, len(runner.pipeline.steps), is_quiet=is_quiet, is_plain=is_plain):
         try:
             result = run_interruptibly(work, monitor.position)
         except UsageLimitExceededError as exceeded:
-            breach, result = str(exceeded), exceeded.result
-    return EndedRun(result, monitor.elapsed_s, breach, writes.has_written)
+            breach, budget, result = str(exceeded), exceeded.budget, exceeded.result
+    return EndedRun(result, monitor.elapsed_s, breach, budget, writes.has_written)
 
 
 def run_stored(
@@ -107,7 +116,30 @@ def run_stored(
         except KeyboardInterrupt:
             say(f"go on: {resume_command}")
             raise
-    return replace(ended, resume_command=resume_command)
+        top_up = None if ended.budget is None else _how_to_top_up(ended.budget, store)
+    return replace(ended, resume_command=resume_command, top_up=top_up)
+
+
+def _how_to_top_up(name: str, store: StateBackend) -> str:
+    """Say how more of a budget can be used: more of that of which the least part is left."""
+    assert isinstance(store, BudgetStore), "it keeps the budget"
+    status = asyncio.run(store.budget_status(name))
+    limit, left = status.limit, status.left
+    kinds = (
+        ("--usd USD", limit.usd, left.usd),
+        ("--tokens N", limit.tokens, left.tokens),
+        ("--requests N", limit.requests, left.requests),
+        ("--seconds S", limit.seconds, left.seconds),
+    )
+    parts = {
+        option: float(rest / most) if most else 0.0
+        for option, most, rest in kinds
+        if most is not None and rest is not None
+    }
+    command = top_up_command(name, min(parts, key=lambda option: parts[option], default="--usd USD"), store)
+    end = window_end(status.per, status.timezone, datetime.now(UTC))
+    waiting = "" if end is None else f", or wait until {end:%Y-%m-%d %H:%M} {status.timezone}"
+    return f"top up{waiting}: {command}"
 
 
 class _ChunkWriter:

@@ -23,38 +23,54 @@ _MOST_NAMED = 4
 
 
 def new_store(settings: RunSettings) -> SQLiteBackend:
-    """Return the store that new runs are kept in; the folder of the default one is made, and hidden from git.
+    """Return the store that new runs are kept in; before it is used, its folder has to be made.
 
     Raises:
-        StateError: The folder cannot be made.
+        WrongUsageError: The folder of a database that is named is not there.
     """
     path = _path(settings)
-    if settings.state_db is None:
-        try:
-            _make_folder(path.parent)
-        except OSError as error:
-            raise StateError(
-                f"runs are kept in {path}, and {path.parent} cannot be made: {error.strerror}; name a file with "
-                "--state-db, or keep nothing with --no-state"
-            ) from error
-    elif not path.parent.is_dir():
+    if settings.state_db is not None and not path.parent.is_dir():
         raise WrongUsageError(f"{path} cannot be made, because there is no folder {path.parent}")
     # Who names a file wants the runs in it whatever happens; waiting for the disk after every step is for them only.
     return SQLiteBackend(path, durability="fast" if settings.state_db is None else "full")
 
 
-def existing_database(state_db: str | None) -> Path:
+def make_folder(settings: RunSettings) -> None:
+    """Make the folder of the default database, hidden from git; one that is named has its folder.
+
+    Raises:
+        StateError: It cannot be made.
+    """
+    path = _path(settings)
+    if settings.state_db is not None:
+        return
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        ignore = path.parent / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+    except OSError as error:
+        raise StateError(
+            f"runs are kept in {path}, and {path.parent} cannot be made: {error.strerror}; name a file with "
+            "--state-db, or keep nothing with --no-state"
+        ) from error
+
+
+def existing_database(state_db: str | None, *, what: str = "runs", hint: str = "") -> Path:
     """Return the file that runs are kept in.
 
     Args:
         state_db: What `--state-db` names.
+        what: What is looked for in it.
+        hint: How it comes to be there.
 
     Raises:
-        WrongUsageError: There is none, so that no run is stored.
+        WrongUsageError: There is no file, so that nothing is stored.
     """
     path = _path(read_run_settings({"state_db": state_db}))
     if not path.is_file():
-        raise WrongUsageError(f"no runs are stored: there is no file {path}; --state-db names another one")
+        hints = f"{hint}, and --state-db names another one" if hint else "--state-db names another one"
+        raise WrongUsageError(f"no {what} are stored: there is no file {path}; {hints}")
     return path
 
 
@@ -101,6 +117,22 @@ def resume_command(run_id: str, *, file: str | None = None, state_db: str | None
     return shlex.join([*words, *([] if state_db is None else ["--state-db", state_db])])
 
 
+def top_up_command(name: str, option: str, store: StateBackend) -> str:
+    """Return how a person lets more of a budget be used.
+
+    Args:
+        name: The budget.
+        option: What there is too little of, such as `--usd USD`.
+        store: Where the budget is.
+    """
+    if not isinstance(store, SQLiteBackend):
+        return f"await {type(store).__name__}(...).top_up_budget({name!r}, Amounts(...))"
+    words = [f"flujo budget top-up {shlex.quote(name)} {option}"]
+    if store.path.resolve() != _path(read_run_settings({})).resolve():
+        words.append(f"--state-db {shlex.quote(str(store.path))}")
+    return " ".join(words)
+
+
 def shown_path(path: Path) -> Path:
     """Return a file as a person in the working directory would name it."""
     with suppress(ValueError):
@@ -110,10 +142,3 @@ def shown_path(path: Path) -> Path:
 
 def _path(settings: RunSettings) -> Path:
     return settings.state_db or shown_path(project_folder(Path.cwd()) / DEFAULT_STATE_DB)
-
-
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="ascii")

@@ -1,8 +1,9 @@
 """Budgets that many runs share: what may be spent in a window of time, and what has been."""
 
 import reprlib
+from calendar import monthrange
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
@@ -229,6 +230,23 @@ def window_of(per: str | None, timezone: str, now: datetime) -> str:
             return local.date().isoformat()
         case _:
             return f"{local.year:04d}-{local.month:02d}"
+
+
+def window_end(per: str | None, timezone: str, now: datetime) -> datetime | None:
+    """Return when the window that a moment is in ends, in the zone of the budget; `None` if it never does."""
+    if per is None:
+        return None
+    zone = ZoneInfo(timezone)
+    local = now.astimezone(zone)
+    match per:
+        case "hour":  # counted in UTC, because the clocks of the zone may be put back meanwhile
+            begun = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+            return (now - begun + timedelta(hours=1)).astimezone(zone)
+        case "day":
+            last = local
+        case _:
+            last = local.replace(day=monthrange(local.year, local.month)[1])
+    return datetime.combine(last.date() + timedelta(days=1), time(), zone)
 
 
 def in_milliseconds(seconds: Decimal) -> Decimal:
