@@ -170,7 +170,7 @@ class BudgetTables:
             connection,
             "INSERT INTO {budgets} (name, limits, declared, per, timezone, checksum) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (name) DO NOTHING",
-            (*values, _sum_of(*values)),
+            (*values, row_checksum(*values)),
         )
         self._update_budget(connection, values)
         return self.status(connection, budget.name, now)
@@ -180,7 +180,7 @@ class BudgetTables:
         self._execute(
             connection,
             "UPDATE {budgets} SET limits = ?, declared = ?, per = ?, timezone = ?, checksum = ? WHERE name = ?",
-            (limits, declared, per, timezone, _sum_of(*values), name),
+            (limits, declared, per, timezone, row_checksum(*values), name),
         )
 
     def top_up(self, connection: Any, name: str, more: Amounts, now: float) -> BudgetStatus:
@@ -302,7 +302,7 @@ class BudgetTables:
         amount, run_id = written(request.most), stored_text(request.run_id)
         for account in accounts:
             period = account.present
-            made = _sum_of(request.call_id, account.number, period, run_id, state, amount)
+            made = row_checksum(request.call_id, account.number, period, run_id, state, amount)
             lease = account.now + self.lease_s
             if has_place:
                 self._execute(
@@ -455,7 +455,7 @@ class BudgetTables:
             for window in account.windows.values():
                 if window.is_changed:
                     values = (account.number, window.period, *window.texts)
-                    self._execute(connection, _UPSERT_WINDOW, (*values, _sum_of(*values)))
+                    self._execute(connection, _UPSERT_WINDOW, (*values, row_checksum(*values)))
 
     def _execute(self, connection: Any, statement: str, values: tuple[Any, ...] = ()) -> Any:
         return connection.execute(self._dialect(statement), values)
@@ -494,13 +494,13 @@ class _Call:
     @classmethod
     def read(cls, row: tuple[Any, ...]) -> "_Call":
         call_id, budget, period, run_id, state, amount, checksum = row
-        if checksum != _sum_of(call_id, budget, period, run_id, state, amount):
+        if checksum != row_checksum(call_id, budget, period, run_id, state, amount):
             raise _damaged(f"call {call_id!r} of a budget")
         return cls(call_id, budget, period, run_id, state, read_amounts(amount))
 
     def sum(self, *, state: str) -> int:
         """Return the checksum of its row in a state."""
-        return _sum_of(self.call_id, self.budget, self.period, self.run_id, state, written(self.amount))
+        return row_checksum(self.call_id, self.budget, self.period, self.run_id, state, written(self.amount))
 
 
 def _listed(row: tuple[Any, ...], now: float) -> BudgetCall:
@@ -523,14 +523,14 @@ def _intact(row: tuple[Any, ...]) -> tuple[Any, ...]:
     Raises:
         StateCorruptedError: It is not what was written.
     """
-    if row[-1] != _sum_of(*row[1:-1]):
+    if row[-1] != row_checksum(*row[1:-1]):
         raise _damaged(f"budget {row[1]!r}")
     return row
 
 
 def _read_window(account: _Account, period: str, row: tuple[Any, ...]) -> _Window:
     *texts, checksum = row
-    if checksum != _sum_of(account.number, period, *texts):
+    if checksum != row_checksum(account.number, period, *texts):
         raise _damaged(f"what was spent of budget {account.name!r}")
     topped_up, spent, reserved, uncertain = map(read_amounts, texts)
     return _Window(period, topped_up, spent, reserved, uncertain)
@@ -548,7 +548,8 @@ def _damaged(what: str) -> StateCorruptedError:
     return StateCorruptedError(f"{what} is damaged in the store", run_id=None)
 
 
-def _sum_of(*values: object) -> int:
+def row_checksum(*values: object) -> int:
+    """Return the checksum of a row with these values."""
     return checksum_of("\0".join(map(str, values)))
 
 

@@ -1,4 +1,4 @@
-"""Checks a SQLite database of runs: what SQLite says of the file, and whether each run is what was written.
+"""Checks a SQLite database of runs: what SQLite says of the file, and whether each run and budget is what was written.
 
 It reads the tables by itself, row by row, because a store refuses to open what is damaged,
 and one run that cannot be read says nothing of the others. Nothing is changed, and no run is taken over.
@@ -14,27 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from flujo.exceptions import SchemaTooNewError, StateError
+from flujo.state.budget_checkup import BudgetCheckup
+from flujo.state.findings import Finding
 from flujo.state.ownership import Owner
 from flujo.state.records import JournalEntry, RunSeal, read_text
 from flujo.state.sqlite import APPLICATION_ID, ENTRIES, MIGRATIONS, entry_ids, run_of_entry
 from flujo.state.sqlite_writer import BUSY_S
 
 _MOST_COMPLAINTS = 20  # of SQLite about the file
-
-
-@dataclass(slots=True, frozen=True)
-class Finding:
-    """Something to know of a database.
-
-    Attributes:
-        message: What it is.
-        run_id: The run it is about; `None` for the file as a whole.
-        is_damage: Whether something is lost or wrong, and not only worth knowing.
-    """
-
-    message: str
-    run_id: str | None = None
-    is_damage: bool = True
 
 
 @dataclass(slots=True)
@@ -46,6 +33,7 @@ class Checkup:
         schema: The number of its schema.
         runs: How many runs were read.
         entries: How many entries of their journals were read.
+        budgets: How many budgets were read.
         findings: What there is to know.
     """
 
@@ -53,6 +41,7 @@ class Checkup:
     schema: int = 0
     runs: int = 0
     entries: int = 0
+    budgets: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
 
     @property
@@ -76,6 +65,7 @@ def check_database(path: Path) -> Checkup:
             _check_kind(connection, checkup)
             _check_file(connection, checkup)
             _check_runs(connection, checkup)
+            _check_budgets(connection, checkup)
     except sqlite3.OperationalError as error:
         raise StateError(f"{path} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
@@ -119,6 +109,15 @@ def _check_runs(connection: sqlite3.Connection, checkup: Checkup) -> None:
         checkup.findings += [
             Finding(f"there are entries of run number {run}, which is not there") for run in sorted(strays)
         ]
+
+
+def _check_budgets(connection: sqlite3.Connection, checkup: Checkup) -> None:
+    is_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'budgets'"
+    if checkup.schema < len(MIGRATIONS) and connection.execute(is_table).fetchone() is None:
+        return  # it was written before there were budgets
+    budgets = BudgetCheckup(connection, time.time())
+    checkup.findings += budgets.findings()
+    checkup.budgets = budgets.count
 
 
 def _rows(connection: sqlite3.Connection, checkup: Checkup) -> Iterator[tuple[int, dict[str, Any]]]:
