@@ -173,7 +173,7 @@ def test_what_is_wrong_is_named_with_its_budget(change: str, found: str, capsys:
         ),
         ({"reserved": Amounts()}, "nothing is reserved, and for its calls in flight it is $0.5, 10 tokens, 1 request"),
     ],
-    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+    ids=["uncertain", "spent", "reserved"],
 )
 def test_amounts_that_do_not_add_up_are_found(amounts: dict[str, Amounts], found: str, capsys: Captured) -> None:
     """Also if the row says that it is what was written."""

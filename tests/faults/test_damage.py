@@ -216,7 +216,7 @@ async def _spend(path: Path) -> Path:
     return path
 
 
-def _raw_budgets(path: Path) -> list[list[tuple[bytes, ...]]]:
+def _raw_budgets(path: Path) -> list[list[tuple[bytes | int, ...]]]:
     """Return what SQLite itself reads of budgets, but for owners and leases, which have no checksums."""
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = bytes
