@@ -47,7 +47,7 @@ from flujo.cli.inputs import InputSource
 from flujo.cli.reporting import report
 from flujo.cli.running import run_stored
 from flujo.cli.settings import apply_price_settings, read_run_settings
-from flujo.cli.stores import new_store
+from flujo.cli.stores import make_folder, new_store
 from flujo.cli.terminal import ResultStream, prepare_streams, say, say_error
 from flujo.domain.money import ZERO, add_usd, format_usd
 from flujo.domain.pipeline import BaseStep
@@ -475,6 +475,7 @@ def make_digest(options: Namespace) -> int:
     with redirect_stdout(sys.stderr):
         runner = pipeline if options.model is None else digest_by(options.model, options.base_url)
         runner = runner.with_settings(usage_limits=settings.usage_limits(), state_backend=new_store(settings))
+        make_folder(settings)
         runner.check()
         text = source.read(is_quiet=False)
         run_id = options.run_id or runner.new_identity()
