@@ -475,8 +475,8 @@ def make_digest(options: Namespace) -> int:
     with redirect_stdout(sys.stderr):
         runner = pipeline if options.model is None else digest_by(options.model, options.base_url)
         runner = runner.with_settings(usage_limits=settings.usage_limits(), state_backend=new_store(settings))
-        make_folder(settings)
         runner.check()
+        make_folder(settings)
         text = source.read(is_quiet=False)
         run_id = options.run_id or runner.new_identity()
         ended = run_stored(
