@@ -27,6 +27,7 @@ from flujo.state.ownership import Owner
 from flujo.state.records import RunRecord, StoredRun, running_order
 from flujo.steps.hitl import HumanInTheLoopStep
 from flujo.steps.sub_pipeline import SubPipelineCheckpoint
+from flujo.utils.background import begin_in_background
 from flujo.utils.clock import Clock
 from flujo.utils.codec import Codec, to_json_text
 from flujo.utils.declared_types import DeclaredTypes
@@ -193,7 +194,7 @@ class StoredRuns:
         """Give an owner for a run, whose lease is renewed while the block runs, and which then lets it go."""
         owner = Owner()
         owner.enter()
-        renewal = asyncio.create_task(self._renew(run_id, owner))  # cancelled and awaited below
+        renewal = begin_in_background(self._renew(run_id, owner))  # cancelled and awaited below
         try:
             yield owner
         finally:

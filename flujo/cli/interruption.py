@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from flujo.cli.exit_codes import ExitCode
 from flujo.exceptions import FlujoError
+from flujo.utils.background import is_in_background
 
 T = TypeVar("T")
 
@@ -85,7 +86,8 @@ class _Interruption:
         if self._loop is None or self._task is None:
             raise KeyboardInterrupt
         self._loop.call_soon_threadsafe(self._ask_for_patience, self._loop)
-        if asyncio.current_task(self._loop) is not None and _runs_plain_code(frame):
+        current = asyncio.current_task(self._loop)
+        if current is not None and not is_in_background(current) and _runs_plain_code(frame):
             raise _InterruptedError
         self._loop.call_soon_threadsafe(self._task.cancel)
 

@@ -1,5 +1,6 @@
 """Ctrl-C, wherever a run stands: the process says where, cleans up, and ends with 130."""
 
+import asyncio
 import os
 import pty
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from flujo.cli.exit_codes import ExitCode
+from flujo.cli.interruption import run_interruptibly
+from flujo.utils.background import begin_in_background
 from tests.cli.command import COMMAND, Ended
 
 WORKFLOWS = """
@@ -128,6 +131,24 @@ def test_an_interrupted_run_says_where_it_stood(target: str, position: str, inte
     assert (ended.code, ended.out) == (ExitCode.INTERRUPTED, "")
     assert ended.err.splitlines()[-1] == f"error: interrupted {position}"
     assert [word for word in ("Traceback", "never awaited", "destroyed", "Warning") if word in ended.err] == []
+
+
+def test_ctrl_c_during_work_in_the_background_ends_the_run() -> None:
+    """Such as the renewal of a lease: an error there would end nothing but the renewal."""
+
+    async def renew() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    async def work() -> None:
+        renewal = begin_in_background(renew())
+        await asyncio.sleep(2)
+        went_on.append(renewal.done())
+
+    went_on = list[bool]()
+    with pytest.raises(KeyboardInterrupt, match="interrupted somewhere"):
+        run_interruptibly(work(), lambda: "somewhere")
+
+    assert went_on == []
 
 
 def test_steps_clean_up_when_interrupted(interrupted: Callable[..., Ended]) -> None:

@@ -15,6 +15,7 @@ from flujo.domain.budgets import Amounts, Budget, BudgetStatus
 from flujo.exceptions import StateError
 from flujo.state.budgets import BudgetChange, BudgetOutcome, BudgetRequest, BudgetStore, Settlement
 from flujo.state.ownership import Owner
+from flujo.utils.background import begin_in_background
 
 _log = logging.getLogger("flujo.budgets")
 
@@ -116,7 +117,7 @@ class BudgetDesk:
     def new_call_id(self) -> str:
         """Return an identity for a call."""
         if self._renewal is None:
-            self._renewal = asyncio.create_task(self._renew())  # cancelled by `close`
+            self._renewal = begin_in_background(self._renew())  # cancelled by `close`
         return f"{self.owner.token}-{next(self._numbers)}"
 
     async def ask(self, request: BudgetRequest) -> BudgetOutcome:
@@ -184,7 +185,7 @@ class BudgetDesk:
     def _fall_due(self) -> None:
         self._due = None
         if self._pending:
-            task = asyncio.create_task(self._settle())  # awaited by `close`
+            task = begin_in_background(self._settle())  # awaited by `close`
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
