@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from flujo.cli.terminal import say
 from flujo.domain.budgets import window_end
 from flujo.domain.observers import PreRunPayload
 from flujo.domain.results import PipelineResult
-from flujo.exceptions import UsageLimitExceededError
+from flujo.exceptions import StateError, UsageLimitExceededError
 from flujo.state.backend import StateBackend
 from flujo.state.budgets import BudgetStore
 
@@ -116,7 +117,10 @@ def run_stored(
         except KeyboardInterrupt:
             say(f"go on: {resume_command}")
             raise
-        top_up = None if ended.budget is None else _how_to_top_up(ended.budget, store)
+        top_up = None
+        if ended.budget is not None:
+            with suppress(StateError):  # the run has ended, and is stored; this is only a hint
+                top_up = _how_to_top_up(ended.budget, store)
     return replace(ended, resume_command=resume_command, top_up=top_up)
 
 

@@ -129,7 +129,7 @@ def top_up_command(name: str, option: str, store: StateBackend) -> str:
         return f"await {type(store).__name__}(...).top_up_budget({name!r}, Amounts(...))"
     words = [f"flujo budget top-up {shlex.quote(name)} {option}"]
     if store.path.resolve() != _path(read_run_settings({})).resolve():
-        words.append(f"--state-db {shlex.quote(str(store.path))}")
+        words.append(f"--state-db {shlex.quote(str(shown_path(store.path)))}")
     return " ".join(words)
 
 

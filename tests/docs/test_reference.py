@@ -9,6 +9,8 @@ import pytest
 
 from flujo import PipelineResult, StepResult
 from flujo.cli.bench_command import bench
+from flujo.cli.budget_command import set_budget, top_up
+from flujo.cli.budget_command import show as show_budget
 from flujo.cli.doctor_command import doctor
 from flujo.cli.exit_codes import ExitCode
 from flujo.cli.lens_command import list_runs, stats, trace
@@ -52,6 +54,7 @@ def test_every_status_is_listed() -> None:
     ("heading", "command"),
     [
         *[(each.__name__, each) for each in (run, resume, validate, show, doctor, bench)],
+        *[("budget", each) for each in (show_budget, set_budget, top_up)],
         *[("lens", each) for each in (list_runs, show_run, trace, stats)],
     ],
 )
