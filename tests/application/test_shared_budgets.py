@@ -152,7 +152,7 @@ def test_threads_share_a_budget(tmp_path: Path) -> None:
 
 async def test_a_budget_can_be_spent_though_reservations_are_ten_times_the_cost(backend: BudgetStore) -> None:
     """Calls wait for reservations to end instead of being refused; 95 % of the budget is spent at least."""
-    seller = Seller(cost=Decimal("0.005"), most=Decimal("0.05"))
+    seller = Seller(cost=Decimal("0.005"), most=Decimal("0.05"), delay_s=0.03)
 
     await _ended(_runner(seller.map(100), backend).run_async(list(range(300))))
 
