@@ -5,10 +5,10 @@ import signal
 import pytest
 from hypothesis import settings
 
-from tests.postgres import postgres, postgres_dsn
+from tests.postgres import database, postgres, postgres_dsn
 from tests.providers.server import provider
 
-__all__ = ["postgres", "postgres_dsn", "provider"]  # fixtures of all tests
+__all__ = ["database", "postgres", "postgres_dsn", "provider"]  # fixtures of all tests
 
 _LONG_TIMEOUT_S = 3600
 

@@ -53,3 +53,9 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_dsn(postgres: PostgresServer) -> str:
     """Return the connection string of an empty database."""
     return postgres.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: PostgresServer) -> Path | str:
+    """Name an empty database of each kind: a file of SQLite's, or a connection string of Postgres'."""
+    return tmp_path / "runs.db" if request.param == "sqlite" else postgres.new_database()

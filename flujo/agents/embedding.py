@@ -82,13 +82,13 @@ def embedding_model(embedder: Embedder) -> EmbeddingModel:
     return made
 
 
-async def embed(embedder: Embedder, data: str | Sequence[str], meter: Meter) -> list[Any]:
+async def embed(embedder: Embedder, model: EmbeddingModel, data: str | Sequence[str], meter: Meter) -> list[Any]:
     """Return the embedding of a text as a query, or the embeddings of several as documents.
 
     Raises:
         RefusedCallError: It would not fit into a limit.
     """
-    with embedder.override(model=MeteredEmbeddingModel(embedding_model(embedder), meter)):
+    with embedder.override(model=MeteredEmbeddingModel(model, meter)):
         if isinstance(data, str):
             return list((await embedder.embed_query(data)).embeddings[0])
         return [list(each) for each in (await embedder.embed_documents(data)).embeddings]

@@ -83,8 +83,7 @@ class MeteredModel(WrapperModel):
             async with _no_longer_than(reservation):
                 response = await self.wrapped.request(messages, settings, model_request_parameters)
         except BaseException as error:
-            if end_failed(reservation, error) and _file_among(messages) is not None:
-                self._meter.doubt()
+            self._end_failed(reservation, error, messages)
             raise
         await self._keep(key, response, _charge(reservation, call, response))
         return response
@@ -112,11 +111,14 @@ class MeteredModel(WrapperModel):
             ):
                 yield response
         except BaseException as error:
-            if end_failed(reservation, error) and _file_among(messages) is not None:
-                self._meter.doubt()
+            self._end_failed(reservation, error, messages)
             raise
         whole = response.get()
         await self._keep(key, whole, _charge(reservation, call, whole))
+
+    def _end_failed(self, reservation: Reservation, error: BaseException, messages: list[ModelMessage]) -> None:
+        if end_failed(reservation, error) and _file_among(messages) is not None:
+            self._meter.doubt()
 
     def _key(self, asked: "_Asked") -> str | None:
         """Return what tells a request from others; `None` if nothing is kept."""

@@ -4,6 +4,8 @@ pydantic-ai is imported when such an agent is first run.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flujo.agents.output_functions import has_output_function
@@ -15,7 +17,7 @@ from flujo.utils.stable_json import stable_json
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
-    from pydantic_ai.embeddings import Embedder
+    from pydantic_ai.embeddings import Embedder, EmbeddingModel
 
 
 class ModelAgent:
@@ -62,29 +64,22 @@ class ModelAgent:
     def __repr__(self) -> str:
         return f"ModelAgent({self.agent.name!r})"
 
-    async def run(
-        self,
-        data: Any,
-        *,
-        meter: Meter,
-        context: Any = None,
-        resources: Any = None,
-        messages: list[Any] | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-    ) -> Any:
+    async def run(self, data: Any, *, meter: Meter, messages: list[Any] | None = None, **given: Any) -> Any:
         """Answer one input."""
-        from flujo.agents.provider_errors import keys_of, told_apart
-
-        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers, keys_of(self.agent.model)):
+        options = self._options(meter, messages, **given)
+        with self._told_apart():
             result = await self.agent.run(_prompt(data), **options)
         _append(messages, result.new_messages())
         return result.output
 
+    def _told_apart(self) -> AbstractContextManager[None]:
+        """Return what raises errors of the run as what they mean for the next attempt."""
+        from flujo.agents.provider_errors import keys_of, told_apart
+
+        return told_apart(self.answers, keys_of(self.agent.model))
+
     def _options(
-        self, meter: Meter, context: Any, resources: Any, messages: list[Any] | None, **settings: Any
+        self, meter: Meter, messages: list[Any] | None, context: Any = None, resources: Any = None, **settings: Any
     ) -> dict[str, Any]:
         """Return how a run of the agent differs from one by itself."""
         from pydantic_ai.capabilities import ReinjectSystemPrompt
@@ -114,22 +109,11 @@ class TextAgent(ModelAgent):
     """Runs an agent of pydantic-ai that answers with text, which may be handed on as it comes."""
 
     async def stream(
-        self,
-        data: Any,
-        *,
-        meter: Meter,
-        context: Any = None,
-        resources: Any = None,
-        messages: list[Any] | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
+        self, data: Any, *, meter: Meter, messages: list[Any] | None = None, **given: Any
     ) -> AsyncIterator[str]:
         """Answer one input, piece by piece."""
-        from flujo.agents.provider_errors import keys_of, told_apart
-
-        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers, keys_of(self.agent.model)):
+        options = self._options(meter, messages, **given)
+        with self._told_apart():
             async with self.agent.run_stream(_prompt(data), **options) as result:
                 async for piece in result.stream_text(delta=True, debounce_by=None):
                     yield piece
@@ -140,25 +124,15 @@ class StructuredAgent(ModelAgent):
     """Runs an agent of pydantic-ai that answers with a value, which may be handed on as far as it has come."""
 
     async def stream(
-        self,
-        data: Any,
-        *,
-        meter: Meter,
-        context: Any = None,
-        resources: Any = None,
-        messages: list[Any] | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
+        self, data: Any, *, meter: Meter, messages: list[Any] | None = None, **given: Any
     ) -> AsyncIterator[Partial]:
         """Answer one input, each time with more of the value."""
         from pydantic_ai import Agent
 
         from flujo.agents.partial_values import partial_values
-        from flujo.agents.provider_errors import keys_of, told_apart
 
-        options = self._options(meter, context, resources, messages, temperature=temperature, top_p=top_p, top_k=top_k)
-        with told_apart(self.answers, keys_of(self.agent.model)):
+        options = self._options(meter, messages, **given)
+        with self._told_apart():
             async with self.agent.iter(_prompt(data), **options) as run:
                 async for node in run:
                     if Agent.is_model_request_node(node):
@@ -183,12 +157,15 @@ class EmbeddingAgent:
     def __init__(self, embedder: "Embedder") -> None:
         self.embedder = embedder
 
-    def unpriced_model(self) -> str | None:
-        """Return the embedder's model if that has no price."""
+    @cached_property
+    def _model(self) -> "EmbeddingModel":
         from flujo.agents.embedding import embedding_model
 
-        model = embedding_model(self.embedder)
-        name = f"{model.system}:{model.model_name}"
+        return embedding_model(self.embedder)
+
+    def unpriced_model(self) -> str | None:
+        """Return the embedder's model if that has no price."""
+        name = f"{self._model.system}:{self._model.model_name}"
         return name if find_embedding_price(name) is None else None
 
     def __repr__(self) -> str:
@@ -200,7 +177,7 @@ class EmbeddingAgent:
         from flujo.agents.provider_errors import told_apart
 
         with told_apart("embedding"):
-            return await embed(self.embedder, data, meter)
+            return await embed(self.embedder, self._model, data, meter)
 
 
 def adapt(agent: Any) -> AdaptedAgent:

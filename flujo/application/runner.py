@@ -464,20 +464,23 @@ class Flujo(Generic[InT, OutT]):
         owner = Owner()
         owner.enter()
         try:
-            async with self._desk(begin, owner, goes_on=False) as desk:
+            async with self._desk(begin, owner) as desk:
                 return await self._run(replace(begin, desk=desk), on_chunk)
         finally:
             owner.leave()
 
     @asynccontextmanager
-    async def _desk(self, begin: _Beginning, owner: Owner, *, goes_on: bool) -> AsyncGenerator[BudgetDesk]:
+    async def _desk(
+        self, begin: _Beginning, owner: Owner, journal: DurableJournal | None = None
+    ) -> AsyncGenerator[BudgetDesk]:
         """Give what a run has to do with budgets; all its calls are settled when the block ends."""
         store = self._state_backend
         assert isinstance(store, BudgetStore), "a runner with budgets has such a store"
-        control = begin.control
-        is_journaled = begin.durable is not None and store.durability != "exit"
-        desk = BudgetDesk(store, begin.run_id, owner, on_breach=control.stop, is_journaled=is_journaled)
-        await desk.open(self._all_budgets, goes_on=goes_on)
+        settle = None if journal is None or store.durability == "exit" else journal.settle
+        desk = BudgetDesk(store, begin.run_id, owner, on_breach=begin.control.stop, settle_with_run=settle)
+        if journal is not None:
+            journal.budgets = desk
+        await desk.open(self._all_budgets, goes_on=journal is not None)
         try:
             yield desk
         finally:
@@ -492,10 +495,7 @@ class Flujo(Generic[InT, OutT]):
         begin = _Beginning(run.data, run.context, journal.run_id, journal, governor, control, journal)
         if not self._all_budgets:
             return await self._run_kept(begin, journal, on_chunk)
-        async with self._desk(begin, journal.owner, goes_on=True) as desk:
-            journal.budgets = desk
-            if desk.is_journaled:
-                desk.settle_with_run = journal.settle
+        async with self._desk(begin, journal.owner, journal) as desk:
             return await self._run_kept(replace(begin, desk=desk), journal, on_chunk)
 
     async def _run_kept(

@@ -36,7 +36,7 @@ def checked_budgets(
                 "give both runners the same state_backend"
             )
         around.append((step, settings.budgets))
-    found = distinct_budgets([budget for _, those in around for budget in those])
+    found = all_budgets(pipeline, budgets)
     if found and not isinstance(store, BudgetStore):
         what = "has no store" if store is None else "has a store that keeps no budgets"
         raise ConfigurationError(

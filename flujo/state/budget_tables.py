@@ -7,7 +7,7 @@ Rows carry checksums, because a database does not tell of a flipped bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -156,8 +156,9 @@ class BudgetTables:
         if row is None or row[3] not in (declared, ""):
             return self._put(connection, budget, declared, now)
         if row[3] == "":  # it was set by hand before any program declared it
-            self._update_budget(connection, (*row[1:3], declared, *row[4:6]))
-        return self.status(connection, budget.name, now)
+            self._save_budget(connection, (*row[1:3], declared, *row[4:6]))
+        account = _account(budget.name, row, now)
+        return account.status(self._window(connection, account, account.present))
 
     def set(self, connection: Any, budget: Budget, now: float) -> BudgetStatus:
         """Give a budget limits by hand."""
@@ -166,22 +167,11 @@ class BudgetTables:
 
     def _put(self, connection: Any, budget: Budget, declared: str, now: float) -> BudgetStatus:
         values = (stored_text(budget.name), _written_limits(budget.limits), declared, budget.per or "", budget.timezone)
-        self._execute(
-            connection,
-            "INSERT INTO {budgets} (name, limits, declared, per, timezone, checksum) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (name) DO NOTHING",
-            (*values, row_checksum(*values)),
-        )
-        self._update_budget(connection, values)
+        self._save_budget(connection, values)
         return self.status(connection, budget.name, now)
 
-    def _update_budget(self, connection: Any, values: tuple[str, ...]) -> None:
-        name, limits, declared, per, timezone = values
-        self._execute(
-            connection,
-            "UPDATE {budgets} SET limits = ?, declared = ?, per = ?, timezone = ?, checksum = ? WHERE name = ?",
-            (limits, declared, per, timezone, row_checksum(*values), name),
-        )
+    def _save_budget(self, connection: Any, values: tuple[str, ...]) -> None:
+        self._execute(connection, _UPSERT_BUDGET, (*values, row_checksum(*values)))
 
     def top_up(self, connection: Any, name: str, more: Amounts, now: float) -> BudgetStatus:
         """Let so much more be used in the present window."""
@@ -216,17 +206,16 @@ class BudgetTables:
     def change(self, connection: Any, change: BudgetChange, now: float) -> BudgetOutcome:
         """Settle what has ended, and reserve for a call if it fits and it is its turn."""
         accounts = self._accounts(connection, change.budgets, now)
-        touched = dict[str, _Account]()
         for settlement in change.settlements:
             self._settle(connection, settlement, accounts)
-            touched.update((name, accounts[name]) for name in settlement.budgets)
-        breaches = tuple(self._breaches(connection, touched.values()))
-        outcome = BudgetOutcome(breaches=breaches)
+        settled = {name: accounts[name] for settlement in change.settlements for name in settlement.budgets}
+        breaches = tuple(self._breaches(connection, settled.values()))
+        outcome = BudgetOutcome()
         if change.request is not None:
             wanted = [accounts[name] for name in sorted(change.request.budgets)]
-            outcome = self._reserve(connection, change.request, wanted, breaches)
+            outcome = self._reserve(connection, change.request, wanted)
         self._save(connection, accounts.values())
-        return outcome
+        return replace(outcome, breaches=breaches)
 
     def renew(self, connection: Any, owner: Owner, now: float) -> None:
         """Renew the lease on the calls of an owner."""
@@ -251,9 +240,7 @@ class BudgetTables:
 
     # Reserving
 
-    def _reserve(
-        self, connection: Any, request: BudgetRequest, accounts: Sequence[_Account], breaches: tuple[BudgetStatus, ...]
-    ) -> BudgetOutcome:
+    def _reserve(self, connection: Any, request: BudgetRequest, accounts: Sequence[_Account]) -> BudgetOutcome:
         place = self._place(connection, request) if request.is_waiting else None
         ahead, rooms = self._ahead(connection, place, accounts), self._rooms(connection, accounts)
         if (ahead or not _fits(rooms, request)) and request.looks_for_dead and self._bury(connection, accounts):
@@ -263,12 +250,12 @@ class BudgetTables:
             state = "reserved" if is_granted else "waiting"
             self._note(connection, request, accounts, state, has_place=place is not None)
         if not is_granted:
-            return BudgetOutcome(is_granted=False, rooms=rooms, ahead=ahead, breaches=breaches)
+            return BudgetOutcome(is_granted=False, rooms=rooms, ahead=ahead)
         for account in accounts:
             window = self._window(connection, account, account.present)
             window.reserved += request.most
             window.is_changed = True
-        return BudgetOutcome(breaches=breaches)
+        return BudgetOutcome()
 
     def _place(self, connection: Any, request: BudgetRequest) -> int | None:
         """Return the place of a call in the queue; `None` if it was taken out because its lease had run out."""
@@ -471,6 +458,12 @@ class BudgetTables:
 _DIALECTS: dict[tuple[str, str], str] = {}  # statements as databases take them; there are few
 
 _SELECT = "SELECT id, name, limits, declared, per, timezone, checksum FROM {budgets}"
+
+_UPSERT_BUDGET = (
+    "INSERT INTO {budgets} (name, limits, declared, per, timezone, checksum) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET limits = excluded.limits, declared = excluded.declared, per = excluded.per, "
+    "timezone = excluded.timezone, checksum = excluded.checksum"
+)
 
 _UPSERT_WINDOW = (
     "INSERT INTO {budget_windows} (budget, period, topped_up, spent, reserved, uncertain, checksum) "

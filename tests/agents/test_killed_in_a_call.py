@@ -16,7 +16,6 @@ from flujo.agents.prices import reset_prices
 from flujo.domain.results import UNCERTAIN
 from tests.agents.calls import assert_calls_add_up
 from tests.agents.dying import ask_all, look_things_up, start, start_looking
-from tests.postgres import PostgresServer
 from tests.providers.server import Answer, Gate, Held, Provider, ReceivedRequest, Slow, Text, ToolCalls
 
 pytestmark = pytest.mark.timeout(600)
@@ -30,12 +29,6 @@ def _prices(provider: Provider) -> Iterator[None]:
     provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
     yield
     reset_prices()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: PostgresServer) -> Path | str:
-    """Where the runs are stored."""
-    return tmp_path / "runs.db" if request.param == "sqlite" else postgres.new_database()
 
 
 def test_a_call_in_flight_at_a_kill_is_charged_in_full(provider: Provider, database: Path | str) -> None:

@@ -23,7 +23,6 @@ from flujo import (
     ConfigurationError,
     Flujo,
     InMemoryBackend,
-    PipelineResult,
     PricingNotConfiguredError,
     SQLiteBackend,
     Step,
@@ -36,7 +35,7 @@ from flujo.domain.metering import Bound, FixedCall, Meter
 from flujo.domain.results import UNCERTAIN
 from flujo.state.budgets import BudgetChange, BudgetOutcome, BudgetStore, RunWrite
 from flujo.testing import ManualClock
-from tests.integration.paid import Paid, paid_step
+from tests.integration.paid import Paid, ended, paid_step
 
 _TEAM = Budget("team", usd=1)
 
@@ -89,15 +88,6 @@ def _runner(step: Any, backend: BudgetStore, *budgets: Budget, **settings: Any) 
     return Flujo(step, budgets=budgets or [_TEAM], state_backend=backend, **settings)
 
 
-async def _ended(running: Any) -> PipelineResult[Any]:
-    """Return how a run ended, be it at a limit."""
-    try:
-        result: PipelineResult[Any] = await running
-    except UsageLimitExceededError as stopped:
-        return stopped.result
-    return result
-
-
 async def _settled(backend: BudgetStore, name: str = "team") -> BudgetStatus:
     """Return how a budget stands, whose calls have all ended."""
     status = await backend.budget_status(name)
@@ -113,7 +103,7 @@ async def test_calls_at_once_never_pass_a_budget(backend: BudgetStore, calls: in
     """Of calls of $0.40 under $1 two are made, however many want to be."""
     seller = Seller()
 
-    result = await _ended(_runner(seller.map(calls), backend).run_async(list(range(calls))))
+    result = await ended(_runner(seller.map(calls), backend).run_async(list(range(calls))))
 
     assert seller.total == result.total_cost == (await _settled(backend)).spent.usd
     assert len(seller.bill) == min(calls, 2)
@@ -125,7 +115,7 @@ async def test_runs_at_once_share_a_budget(backend: BudgetStore) -> None:
     seller = Seller()
     runners = [_runner(seller.map(10), backend) for _ in range(5)]
 
-    results = await asyncio.gather(*(_ended(runner.run_async(list(range(10)))) for runner in runners))
+    results = await asyncio.gather(*(ended(runner.run_async(list(range(10)))) for runner in runners))
 
     assert seller.total == Decimal("0.8") == sum(result.total_cost for result in results)
     assert (await _settled(backend)).spent.usd == Decimal("0.8")
@@ -137,7 +127,7 @@ def test_threads_share_a_budget(tmp_path: Path) -> None:
     seller = Seller(cost=Decimal("0.03"), most=Decimal("0.3"))
 
     def work(backend: SQLiteBackend) -> None:
-        asyncio.run(_ended(_runner(seller.map(5), backend).run_async(list(range(10)))))
+        asyncio.run(ended(_runner(seller.map(5), backend).run_async(list(range(10)))))
 
     threads = [threading.Thread(target=work, args=(backends[number % 2],)) for number in range(8)]
     for thread in threads:
@@ -154,7 +144,7 @@ async def test_a_budget_can_be_spent_though_reservations_are_ten_times_the_cost(
     """Calls wait for reservations to end instead of being refused; 95 % of the budget is spent at least."""
     seller = Seller(cost=Decimal("0.005"), most=Decimal("0.05"), delay_s=0.03)
 
-    await _ended(_runner(seller.map(100), backend).run_async(list(range(300))))
+    await ended(_runner(seller.map(100), backend).run_async(list(range(300))))
 
     status = await _settled(backend)
     assert Decimal("0.95") <= status.spent.usd == seller.total <= 1
@@ -211,7 +201,7 @@ async def test_a_call_is_in_all_its_budgets(backend: BudgetStore) -> None:
     seller = Seller()
     budgets = [Budget("small", usd=0.5), Budget("large", usd=5)]
 
-    await _ended(_runner(seller.map(10), backend, *budgets).run_async(list(range(10))))
+    await ended(_runner(seller.map(10), backend, *budgets).run_async(list(range(10))))
 
     assert [(await _settled(backend, name)).spent for name in ("small", "large")] == [
         Amounts(Decimal("0.4"), 5, 1, status.spent.seconds)
@@ -382,7 +372,7 @@ async def test_a_function_that_reports_its_cost_afterwards_is_charged(backend: B
 
 async def test_a_budget_that_is_passed_already_lets_nothing_start(backend: BudgetStore) -> None:
     """The run is stopped before its first step, and goes on after a top-up."""
-    await _ended(_runner(paid_step("dear", 3), backend).run_async("x"))
+    await ended(_runner(paid_step("dear", 3), backend).run_async("x"))
     calls = list[str]()
 
     async def note(data: str) -> Paid:
@@ -402,7 +392,7 @@ async def test_a_provider_that_bills_more_than_was_reserved_passes_the_budget(ba
     """The truth is recorded, what was paid for is kept, and nothing more starts."""
     seller = Seller(cost=Decimal("1.5"), most=Decimal("0.5"))
 
-    result = await _ended(_runner(seller.step() >> seller.step("again"), backend).run_async("x"))
+    result = await ended(_runner(seller.step() >> seller.step("again"), backend).run_async("x"))
 
     assert [(step.name, step.status, step.output) for step in result.step_history] == [("buy", "completed", "sold x")]
     assert (await _settled(backend)).spent.usd == Decimal("1.5")

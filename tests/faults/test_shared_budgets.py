@@ -17,7 +17,6 @@ import pytest
 from flujo import Amounts, Budget, BudgetStatus
 from flujo.agents.prices import reset_prices
 from tests.faults.spending import open_store, spend, start
-from tests.postgres import PostgresServer
 from tests.providers.server import Gate, Held, Provider, Slow, Text
 
 pytestmark = pytest.mark.timeout(600)
@@ -32,12 +31,6 @@ def _prices(provider: Provider) -> Iterator[None]:
     provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
     yield
     reset_prices()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: PostgresServer) -> Path | str:
-    """Where the budgets are."""
-    return tmp_path / "runs.db" if request.param == "sqlite" else postgres.new_database()
 
 
 def _status(database: Path | str, name: str = "team") -> BudgetStatus:

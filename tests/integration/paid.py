@@ -1,12 +1,12 @@
 """Agents that cost something, for tests of limits."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from flujo import Step, StepResult
+from flujo import PipelineResult, Step, StepResult, UsageLimitExceededError
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,11 @@ def steps_named(results: list[StepResult], name: str) -> list[StepResult]:
         found += [result] if result.name == name else []
         found += steps_named(result.step_history, name)
     return found
+
+
+async def ended(running: Awaitable[PipelineResult[Any]]) -> PipelineResult[Any]:
+    """Return how a run ended, be it at a limit."""
+    try:
+        return await running
+    except UsageLimitExceededError as stopped:
+        return stopped.result

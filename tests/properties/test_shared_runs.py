@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from flujo import Amounts, Budget, Flujo, InMemoryBackend, PipelineResult, Step, UsageLimitExceededError, UsageLimits
+from flujo import Amounts, Budget, Flujo, InMemoryBackend, Step, UsageLimits
 from flujo.domain.metering import Bound, FixedCall, Meter
 from flujo.domain.results import UNCERTAIN, StepResult
-from tests.integration.paid import leaves
+from tests.integration.paid import ended, leaves
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -115,7 +115,7 @@ async def _live(seed: int) -> None:
                 state_backend=store,
             ).run_async("go")
         )
-    results = await asyncio.wait_for(asyncio.gather(*map(_ended, runs)), timeout=60)
+    results = await asyncio.wait_for(asyncio.gather(*map(ended, runs)), timeout=60)
 
     assert world.passed == []
     total = sum((result.total_cost for result in results), Decimal(0))
@@ -134,14 +134,6 @@ async def _live(seed: int) -> None:
 def _uncertain(result: StepResult) -> Decimal:
     cost: Decimal = result.metadata_.get(UNCERTAIN, Decimal(0))
     return cost
-
-
-async def _ended(running: Any) -> PipelineResult[Any]:
-    try:
-        result: PipelineResult[Any] = await running
-    except UsageLimitExceededError as stopped:
-        return stopped.result
-    return result
 
 
 def _seeds(config: pytest.Config) -> Iterator[int]:

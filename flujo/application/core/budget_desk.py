@@ -57,14 +57,9 @@ class BudgetDesk:
         run_id: The run.
         owner: Who makes its calls.
         on_breach: Called with a message and the budget's name whenever a limit turns out to be passed.
-        is_journaled: Whether what calls give is stored with the run while it goes on.
-
-    Attributes:
-        settle_with_run: Stores what is to be settled together with what the run has to store; `None` if that is
-            nothing. So the run and the budgets agree on what was paid, whenever the process is killed.
+        settle_with_run: Stores what is to be settled together with what the run has to store, so that both agree on
+            what was paid, whenever the process is killed; `None` if the run stores nothing while it goes on.
     """
-
-    settle_with_run: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self,
@@ -73,15 +68,15 @@ class BudgetDesk:
         owner: Owner,
         *,
         on_breach: Callable[[str, str], None],
-        is_journaled: bool = False,
+        settle_with_run: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self.run_id = run_id
         self.owner = owner
-        self.is_journaled = is_journaled
         self.statuses: dict[str, BudgetStatus] = {}
         self._waiting: dict[tuple[str, ...], dict[Place, None]] = {}  # in order, by the budgets they wait for
         self._on_breach = on_breach
+        self._settle_with_run = settle_with_run
         self._numbers = itertools.count()
         self._pending: list[Settlement] = []
         self._due: asyncio.TimerHandle | None = None
@@ -127,10 +122,10 @@ class BudgetDesk:
     async def charge(self, budgets: tuple[str, ...], used: Amounts) -> None:
         """Charge what was not reserved; with the result that was paid for, if that is stored."""
         self._pending.append(Settlement(budgets, None, used))
-        if self.is_journaled:
-            self._settle_soon()
-        else:
+        if self._settle_with_run is None:
             await self._flush()
+        else:
+            self._settle_soon()
 
     def settle(self, settlement: Settlement) -> None:
         """Let a call end."""
@@ -179,34 +174,30 @@ class BudgetDesk:
     def _settle_soon(self) -> None:
         """See to it that what is pending is stored by itself if nothing of the run is stored soon."""
         if self._due is None:
-            delay_s = _JOURNAL_S if self.is_journaled else 0
+            delay_s = 0 if self._settle_with_run is None else _JOURNAL_S
             self._due = asyncio.get_running_loop().call_later(delay_s, self._fall_due)
 
     def _fall_due(self) -> None:
         self._due = None
         if self._pending:
-            task = begin_in_background(self._settle())  # awaited by `close`
+            task = begin_in_background(self._settle(self._settle_with_run or self._settle_alone))  # awaited by `close`
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self) -> None:
-        if self.settle_with_run is None:
-            await self._flush()
-            return
+    async def _flush(self) -> None:
+        await self._settle(self._settle_alone)
+
+    async def _settle(self, store: Callable[[], Awaitable[None]]) -> None:
+        """Store what is pending; if that fails, the calls stay reserved, which is more than they used."""
         try:
-            await self.settle_with_run()
-        except StateError as error:  # what the run stores next tells it so
+            await store()
+        except StateError as error:
             _log.warning("what calls of run %s used is not settled yet: %s", self.run_id, error)
 
-    async def _flush(self) -> None:
-        """Store what is pending; if that fails, the calls stay reserved, which is more than they used."""
+    async def _settle_alone(self) -> None:
         async with self._writing:
-            if not self._pending:
-                return
-            try:
+            if self._pending:
                 await self._change(None)
-            except StateError as error:
-                _log.warning("what calls of run %s used is not settled yet: %s", self.run_id, error)
 
     async def _change(self, request: BudgetRequest | None) -> BudgetOutcome:
         settlements = self.take()

@@ -69,10 +69,10 @@ class CallMeter:
 
     def fits(self, call: BoundedCall) -> bool:
         """Tell whether the call as a whole fits; see `Meter`."""
+        if not self.has_limit:
+            return True
         whole, budgets = call.within(None, None), self._frame.scope.budgets
         assert whole is not None, "every call fits where there is no limit"
-        if self._whole is not None:
-            return True
         return self._frame.usage.fits(whole) and (budgets is None or budgets.fits(whole))
 
     def doubt(self) -> None:
