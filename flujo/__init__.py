@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from flujo.agents.making import make_agent_async
 from flujo.agents.model_agent import adapt
+from flujo.agents.nested_runs import meter_nested_runs
 from flujo.agents.prices import set_price
 from flujo.application.core.frame import ExecutionFrame
 from flujo.application.core.ultra_executor import ExecutorCore, StepExecutor
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     )
 
 adapt_agents_of("pydantic_ai", adapt)
+meter_nested_runs()
 
 _LAZY = {
     "PostgresBackend": "flujo.state.postgres",

@@ -19,8 +19,8 @@ from pydantic_ai.embeddings import (
 from pydantic_ai.embeddings.result import EmbedInputType
 from pydantic_core import to_json
 
-from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle
-from flujo.domain.metering import Meter
+from flujo.agents.model_calls import ModelCall, end_failed, is_in_loop_of, price_of, settle
+from flujo.domain.metering import Meter, PayingStep
 
 _ADDED_TO_REQUEST = 32  # tokens
 _ADDED_TO_TEXT = 8  # tokens; more than any provider adds
@@ -71,6 +71,26 @@ class MeteredEmbeddingModel(WrapperEmbeddingModel):
 def embedding_model(embedder: Embedder) -> EmbeddingModel:
     """Return the model of an embedder, whose client does not try again by itself."""
     model = embedder.model if isinstance(embedder.model, EmbeddingModel) else infer_embedding_model(embedder.model)
+    return _calm(model)
+
+
+def paid_by(step: PayingStep, model: EmbeddingModel) -> EmbeddingModel:
+    """Return the model of an embedder that runs within a step, with every request metered by the step.
+
+    Raises:
+        UnboundedCallError: It runs in another event loop than the step, where no limit can hold.
+    """
+    if isinstance(model, MeteredEmbeddingModel) or not is_in_loop_of(step):
+        return model
+    if isinstance(model, WrapperEmbeddingModel):
+        wrapper = copy.copy(model)
+        wrapper.wrapped = paid_by(step, model.wrapped)
+        return wrapper
+    return MeteredEmbeddingModel(_calm(model), step.meter)
+
+
+def _calm(model: EmbeddingModel) -> EmbeddingModel:
+    """Return a model whose client does not try again by itself, if it can be told so."""
     provider: Any = getattr(model, "_provider", None)
     client: Any = getattr(provider, "client", None)
     if not hasattr(client, "with_options"):

@@ -53,7 +53,6 @@ def make_agent_async(
     """
     from pydantic_ai import Agent
 
-    from flujo.agents.metered_model import MeteredWithin
     from flujo.agents.repairs import RepairsJson
 
     made = _model(model, base_url, api_key)
@@ -67,7 +66,7 @@ def make_agent_async(
         tools=list(tools),
         retries=max_retries,
         model_settings=given,
-        capabilities=[MeteredWithin(), RepairsJson()],
+        capabilities=[RepairsJson()],
     )
 
 

@@ -8,9 +8,8 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -31,8 +30,8 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle, warn_once
-from flujo.domain.metering import Meter, Reservation
+from flujo.agents.model_calls import ModelCall, end_failed, is_in_loop_of, price_of, settle, warn_once
+from flujo.domain.metering import Meter, PayingStep, Reservation
 from flujo.domain.money import ZERO
 from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
@@ -243,12 +242,12 @@ class Metered(AbstractCapability[Any]):
     ) -> Any:
         """Run a tool, unless what it gave is known from before the run was killed."""
         if not self._meter.keeps_calls:
-            return await self._run_tool(handler, args)
+            return await handler(args)
         key = f"tool {call.tool_name} {call.tool_call_id}"
         kept = self._meter.recall(key)
         if is_dict(kept):
             return kept["gave"]
-        gave = await self._run_tool(handler, args)
+        gave = await handler(args)
         try:
             written = to_jsonable_python(gave)
         except PydanticSerializationError as error:
@@ -257,56 +256,40 @@ class Metered(AbstractCapability[Any]):
         await self._meter.keep(key, {"gave": written}, ZERO, 0)
         return gave
 
-    async def _run_tool(self, handler: Callable[[dict[str, Any]], Awaitable[Any]], args: dict[str, Any]) -> Any:
-        """Run a tool; agents that it runs in turn find the meter."""
-        token = _AROUND.set(_Surrounding(self._meter, asyncio.get_running_loop()))
-        try:
-            return await handler(args)
-        finally:
-            _AROUND.reset(token)
 
+def with_meter(step: PayingStep, capabilities: Sequence[Any]) -> Sequence[Any]:
+    """Return the capabilities of an agent's run, and with them that its requests are metered by the step around it.
 
-class MeteredWithin(AbstractCapability[Any]):
-    """Lets the requests of an agent that a tool runs be reserved and charged by the step that the tool works for.
-
-    Example:
-        ```python
-        from pydantic_ai import Agent
-        from pydantic_ai.models.test import TestModel
-
-        from flujo.agents.metered_model import MeteredWithin
-
-        helper = Agent(TestModel(), capabilities=[MeteredWithin()])
-        ```
+    Raises:
+        UnboundedCallError: The run is in another event loop than the step, where no limit can hold.
     """
-
-    def get_wrapper_model(self, model: Model) -> Model | None:
-        """Return the model as one that is metered, if a metered agent's tool is under way.
-
-        Raises:
-            UnboundedCallError: The tool runs it in an event loop of its own, where no limit can hold.
-        """
-        around = _AROUND.get()
-        if around is None or isinstance(model, MeteredModel):
-            return None
-        if around.loop is asyncio.get_running_loop():
-            return Metered(around.meter).get_wrapper_model(model)
-        if around.meter.has_limit:
-            raise UnboundedCallError(
-                "a tool runs an agent in an event loop of its own; make the tool async, and await it"
-            )
-        return None
+    if any(isinstance(each, Metered) for each in capabilities) or not is_in_loop_of(step):
+        return capabilities
+    return [*capabilities, Metered(step.meter)]
 
 
-@dataclass(slots=True, frozen=True)
-class _Surrounding:
-    """The meter of the step whose agent's tool is under way, and the event loop that it belongs to."""
+def look_at_batch(step: PayingStep) -> None:
+    """Refuse requests that are sent as a batch within a step, if a limit has to hold for them.
 
-    meter: Meter
-    loop: asyncio.AbstractEventLoop
+    Raises:
+        UnboundedCallError: A limit has to hold.
+    """
+    if step.meter.has_limit:
+        raise UnboundedCallError(
+            "a limit cannot hold for requests that are sent as a batch; "
+            "say what a call costs at the most with Step(..., max_cost_usd=...)"
+        )
+    step.meter.doubt()
+    warn_once("what requests cost that are sent as a batch is not counted")
 
 
-_AROUND: ContextVar[_Surrounding | None] = ContextVar("_AROUND", default=None)
+def paid_by(step: PayingStep, model: Model) -> Model:
+    """Return a model that is asked directly, with every request metered by the step around it.
+
+    Raises:
+        UnboundedCallError: It is asked in another event loop than the step, where no limit can hold.
+    """
+    return Metered(step.meter).get_wrapper_model(model) if is_in_loop_of(step) else model
 
 
 def _max_tokens(model: Model, settings: ModelSettings | None) -> int:

@@ -120,10 +120,11 @@ class StepResult:
     def calls(self) -> Sequence[MeteredCall]:
         """The calls of an agent step that were metered, each with what it was charged, in the order they ended.
 
-        Those of all attempts are here, whichever way they ended: requests to models, of the agent and of agents that
-        its tools ran, and what an agent reserved by itself. Requests that cost nothing, because the provider refused
-        them, are not. Those in flight when a process was killed stand together as one. They add up to `cost`, if all
-        that the step cost was metered. They are stored in `metadata_`.
+        Those of all attempts are here, whichever way they ended: requests to models, of the agent and of all agents
+        that ran within the step, and what an agent reserved by itself. Requests that cost nothing, because the
+        provider refused them, are not. Those in flight when a process was killed stand together as one. What the step
+        cost besides is one more, without a label, so that they add up to `cost`; if nothing was metered there are
+        none. They are stored in `metadata_`.
         """
         calls: Sequence[MeteredCall] = () if self._metadata is None else self._metadata.get(CALLS, ())
         return calls

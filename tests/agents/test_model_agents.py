@@ -1,14 +1,11 @@
 """Agents of models under hard limits: what flujo counts is what the provider bills, and never more than the limit."""
 
-import asyncio
 import copy
 import logging
-from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, PromptedOutput, RunContext, TextOutput, ToolOutput
 from pydantic_ai.capabilities import NativeTool
@@ -40,7 +37,6 @@ from flujo import (
     make_agent_async,
     set_price,
 )
-from flujo.agents.metered_model import MeteredWithin
 from flujo.agents.prices import reset_prices
 from flujo.agents.provider_errors import told_apart
 from flujo.domain.money import ZERO
@@ -65,20 +61,7 @@ from tests.providers.server import (
 _LONG = Text("word " * 400)  # 500 tokens, which cost $0.05 and a little
 
 
-@pytest.fixture(autouse=True)
-def _prices(provider: Provider) -> Iterator[None]:
-    """Let both sides have one price list: $10 and $100 a million tokens."""
-    provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
-    set_price("openai:model", input_usd_per_mtok=10, output_usd_per_mtok=100)
-    yield
-    reset_prices()
-
-
-@pytest.fixture
-async def model(provider: Provider) -> AsyncIterator[Model[Any]]:
-    """The real client, which would try again twice by itself."""
-    async with AsyncOpenAI(base_url=provider.base_url, api_key="test") as client:
-        yield OpenAIChatModel("model", provider=OpenAIProvider(openai_client=client))
+pytestmark = pytest.mark.usefixtures("prices")
 
 
 def _usd(limit: float | str | None, **options: Any) -> UsageLimits | None:
@@ -771,48 +754,3 @@ async def test_a_mistake_of_one_agent_hurts_no_other(provider: Provider, model: 
 
     assert result.output == ["a", "b", "c"]
     assert result.total_cost == provider.total_usd
-
-
-@pytest.mark.parametrize("is_made", [False, True], ids=["by hand", "by name"])
-async def test_agents_that_a_tool_runs_count(provider: Provider, model: Model[Any], *, is_made: bool) -> None:
-    """What they ask is reserved and charged with the step, and its limit holds for all of them together."""
-    assert isinstance(model, OpenAIChatModel)
-    if is_made:
-        inner = make_agent_async("openai:model", "Help.", base_url=provider.base_url, max_tokens=100)
-    else:
-        inner = Agent(model, model_settings={"max_tokens": 100}, capabilities=[MeteredWithin()])
-    outer = Agent(model, model_settings={"max_tokens": 100})
-
-    @outer.tool_plain
-    async def get_help(question: str) -> str:
-        return (await inner.run(question)).output
-
-    def answer(request: ReceivedRequest) -> Text | ToolCalls:
-        if not request.body.get("tools"):
-            return Text("helped " * 40)
-        has_help = any(message["role"] == "tool" for message in request.body["messages"])
-        return Text("done") if has_help else ToolCalls([("get_help", '{"question": "what?"}')] * 3)
-
-    provider.script(answer)
-    whole = await _run(Step("ask", outer), limit=1)
-    spent = provider.total_usd
-    tight = await _run(Step("ask", outer), limit="0.03")
-    if is_made and isinstance(inner.model, OpenAIChatModel):
-        await inner.model.client.close()
-
-    assert (whole.output, whole.total_cost) == ("done", spent)
-    assert tight.total_cost == provider.total_usd - spent <= Decimal("0.03")
-
-
-async def test_an_agent_that_a_tool_runs_in_a_thread_is_refused_under_a_limit(model: Model[Any]) -> None:
-    """A limit cannot hold there; the error says what to do."""
-    inner = Agent(TestModel(), capabilities=[MeteredWithin()])
-    outer = Agent(TestModel())
-
-    @outer.tool_plain
-    def get_help(question: str) -> str:
-        return asyncio.run(inner.run(question)).output
-
-    set_price("test:test", input_usd_per_mtok=1, output_usd_per_mtok=1)
-    with pytest.raises(UnboundedCallError, match="make the tool async"):
-        await Flujo(Step("ask", outer), usage_limits=_usd(1)).run_async("go")

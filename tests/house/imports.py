@@ -30,6 +30,7 @@ LAYERS: Sequence[Sequence[str]] = (
 LAZY_IMPORTS: Mapping[str, Set[str]] = {
     "flujo.agents.making": {"flujo", "pydantic_ai"},
     "flujo.agents.model_agent": {"flujo", "pydantic_ai"},
+    "flujo.agents.nested_runs": {"flujo"},
     "flujo.agents.prices": {"genai_prices"},
     "flujo.domain.prompts": {"jinja2"},
     "flujo.state.postgres": {"psycopg", "psycopg_pool"},

@@ -10,11 +10,11 @@ from time import perf_counter
 from types import AsyncGeneratorType
 from typing import Any, TypeGuard, TypeVar
 
+from flujo.application.core.attempts import Attempts
 from flujo.application.core.call_meter import CallMeter
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.frame import ExecutionFrame, OnChunk, RunControl
 from flujo.domain.agents import AgentCall, Answer, StreamedAnswer, read_answer
-from flujo.domain.metering import MeteredCall
 from flujo.domain.money import ZERO, add_usd
 from flujo.domain.step import AgentStep
 from flujo.exceptions import NonRetryableError
@@ -38,7 +38,7 @@ class TimedOutError(Exception):
 async def ask(
     call: AgentCall[Any, Any],
     step: AgentStep[Any, Any],
-    frame: ExecutionFrame[Any],
+    attempts: Attempts,
     data: Any,
     feedback: str | None,
     messages: list[Any] | None = None,
@@ -48,14 +48,17 @@ async def ask(
     Args:
         call: How the agent is called.
         step: Its step.
-        frame: Where execution stands.
+        attempts: Those that were made at the step, and where execution stands.
         data: Its input.
         feedback: What was wrong with the attempt before.
         messages: The conversation that it goes on with, which it appends to; `None` if there is none.
     """
     streamed: StreamedAnswer | None = None
+    frame = attempts.frame
     control, timeout_s = frame.scope.control, step.config.timeout_s
-    meter = CallMeter(frame) if call.is_metered or step.max_cost is not None else None
+    meter = attempts.meter if call.is_metered or step.max_cost is not None else None
+    if attempts.metered is not None:
+        attempts.metered.begin_call()
     is_ending = False
     started = 0.0 if frame.scope.budgets is None else perf_counter()
     try:
@@ -89,26 +92,32 @@ async def ask(
         answer = _failed(RuntimeError("the agent was cancelled by its own code"), streamed)
         if is_cancelled():
             control.in_flight.append(_place(frame))
-            await _charge(_failed(cancelled.__cause__ or cancelled, streamed), meter, frame, started)
+            await _charge(_failed(cancelled.__cause__ or cancelled, streamed), call, attempts, started)
             raise
-    if answer.cost or answer.tokens or meter is not None:
-        await _charge(answer, meter, frame, started)
+    if answer.cost or answer.tokens or attempts.metered is not None:
+        await _charge(answer, call, attempts, started)
     if is_ending:
         control.in_flight.append(_place(frame))
         raise asyncio.CancelledError
     return answer
 
 
-async def _charge(answer: Answer, meter: CallMeter | None, frame: ExecutionFrame[Any], started: float) -> None:
-    """Charge what a call came to that started at this moment, but for what its meter has charged already."""
-    if meter is not None and meter.is_used:
-        meter.end(answer)
-    elif answer.cost or answer.tokens:
-        await frame.usage.add_usage(answer.cost, answer.tokens)
-        if (budgets := frame.scope.budgets) is not None:
-            if frame.scope.durable is not None:
-                frame.scope.durable.note_held(frame.path, MeteredCall(None, answer.cost, answer.tokens))
-            await budgets.charge(answer.cost, answer.tokens, perf_counter() - started)
+async def _charge(answer: Answer, call: AgentCall[Any, Any], attempts: Attempts, started: float) -> None:
+    """Charge what a call came to that started at this moment, and leave in the answer what no meter knows of."""
+    scope, usage = attempts.frame.scope, attempts.frame.usage
+    if attempts.metered is not None:
+        attempts.metered.end_call(answer, is_metered=call.is_metered)
+    if not (answer.cost or answer.tokens):
+        return
+    await usage.add_usage(answer.cost, answer.tokens)
+    if attempts.metered is None and scope.durable is None and scope.budgets is None:
+        return
+    meter = attempts.meter
+    meter.report(answer.cost, answer.tokens)
+    if scope.budgets is not None:
+        meter.tell_store()
+        await scope.budgets.charge(answer.cost, answer.tokens, perf_counter() - started)
+    answer.cost, answer.tokens = ZERO, 0
 
 
 def _place(frame: ExecutionFrame[Any]) -> str:

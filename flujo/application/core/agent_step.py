@@ -5,13 +5,13 @@ import copy
 import inspect
 import logging
 from dataclasses import dataclass, field
-from decimal import Decimal
 from types import MethodType
 from typing import Any
 
 from pydantic import BaseModel
 
 from flujo.application.core.agent_call import CutShortError, TimedOutError, ask, within_deadline
+from flujo.application.core.attempts import Attempts
 from flujo.application.core.cancellation import is_cancelled
 from flujo.application.core.context import update_context
 from flujo.application.core.frame import ExecutionFrame
@@ -20,11 +20,10 @@ from flujo.application.core.outcome import describe_error, error_message, keep_o
 from flujo.application.core.pausing import take_answer, wait_for_person
 from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
-from flujo.domain.agents import AgentCall, Answer, has_feedback_field
-from flujo.domain.metering import MeteredCall
-from flujo.domain.money import ZERO, add_usd
+from flujo.domain.agents import AgentCall, has_feedback_field
+from flujo.domain.metering import PAYING_STEP
 from flujo.domain.prompts import PromptTemplate
-from flujo.domain.results import StepResult, told_of_calls
+from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
 from flujo.exceptions import (
     ConfigurationError,
@@ -57,39 +56,6 @@ class _RefusedError(Exception):
 
 
 @dataclass(slots=True)
-class _Attempts:
-    """What the attempts at one step came to so far."""
-
-    made: int = 0
-    cost: Decimal = ZERO
-    tokens: int = 0
-    output: Any = None
-    metadata: dict[str, Any] | None = None
-    calls: list[MeteredCall] | None = None
-
-    def add(self, answer: Answer) -> None:
-        self.made += 1
-        if answer.cost:
-            self.cost = add_usd(self.cost, answer.cost)
-        self.tokens += answer.tokens
-        if answer.calls:
-            self.calls = [*(self.calls or ()), *answer.calls]
-        if answer.failure is None or answer.output is not None:  # what was paid for is kept
-            self.output = answer.output
-
-    def result(self, step: AgentStep[Any, Any], **ending: Any) -> StepResult:
-        return StepResult(
-            step.name,
-            self.output,
-            attempts=self.made,
-            cost=self.cost,
-            token_counts=self.tokens,
-            metadata_=self.metadata if self.calls is None else {**(self.metadata or {}), **told_of_calls(self.calls)},
-            **ending,
-        )
-
-
-@dataclass(slots=True)
 class _Turn:
     """What the next attempt starts from: whom it asks, and what was wrong with the one before."""
 
@@ -100,45 +66,46 @@ class _Turn:
 
 @ExecutorCore.handles(AgentStep)
 async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> StepResult:
-    """Try until an answer is accepted, at most `1 + max_retries` times."""
+    """Try until an answer is accepted, at most `1 + max_retries` times; whatever runs meanwhile is paid by the step."""
     if step.call is None:
         raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
     if (answered := take_answer(frame)) is not None:
         return await _keep(step, frame, answered) if step.updates_context else answered
-    given = frame.data
+    attempts = Attempts(frame)
+    around = PAYING_STEP.set(attempts)
+    try:
+        result = await _attempt(step, step.call, attempts)
+    finally:
+        PAYING_STEP.reset(around)
+    if result.status == "failed":
+        await _tell_failure_handlers(step)
+    return await _keep(step, frame, result) if step.updates_context else result
+
+
+async def _attempt(step: AgentStep[Any, Any], call: AgentCall[Any, Any], attempts: Attempts) -> StepResult:
+    """Return the first answer that is accepted, or how the last attempt ended."""
+    frame = attempts.frame
+    given, failure = frame.data, None
     if step.processors.prompt_processors:
-        given, refused = await _process_input(step, frame)
-        if refused is not None:
-            if refused.status == "failed":
-                await _tell_failure_handlers(step)
-            return refused
+        given, failure = await _process_input(step, attempts)
+        if failure is not None:
+            ended = None if isinstance(failure, PausedException) else await _end_at_once(step, attempts, failure)
+            return ended or attempts.result(success=False, feedback=_reason(failure))
+        if (halt := frame.scope.control.halt) is not None:
+            return await _leave(attempts, status=halt.status, feedback=f"not started: {halt.reason}")
     durable, made, why = frame.scope.durable, 0, None
-    attempts, turn = _Attempts(), _Turn(step.call)
+    turn = _Turn(call)
     if durable is not None:
         made, turn.feedback = durable.attempts_before(frame.path)
     for left in reversed(range(max(step.config.max_retries + 1 - made, 1))):
-        try:  # each time, so that a run that was killed makes the prompt that it would have made
-            data = given if step.prompt is None else _rendered(step.prompt, frame, given)
+        try:
+            failure = await _answer(step, attempts, turn, given)
         except NonRetryableError as error:
             why = describe_error(error)
             break
-        asked = data if turn.feedback is None else _with_feedback(data, turn)
-        messages = None if step.message_history is None else list(getattr(frame.context, step.message_history))
-        answer = await ask(turn.call, step, frame, asked, turn.feedback, messages)
-        attempts.add(answer)
-        failure = answer.failure
-        if isinstance(failure, (PricingNotConfiguredError, UnboundedCallError)):
-            spent = attempts.result(step, success=False, feedback=str(failure))
-            frame.scope.control.unfinished[failure] = frame.path, spent
-            raise failure
-        if failure is None and step.is_judged:
-            failure = await _judge(step, frame, attempts, turn)
         if failure is None:
-            if step.message_history is not None:
-                update_context(frame.context, {step.message_history: messages})
-            result = attempts.result(step)
-            return await _keep(step, frame, result) if step.updates_context else result
-        if (ended := _end_at_once(step, frame, attempts, failure)) is not None:
+            return attempts.result()
+        if (ended := await _end_at_once(step, attempts, failure)) is not None:
             return ended
         why = _reason(failure)
         if isinstance(failure, _FINAL):
@@ -147,18 +114,50 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
             wait = f"{failure.after_s:g} s, and none waits more than {LONGEST_WAIT_S:g} s"
             why = f"{why}; the next attempt would wait {wait}"
             break
-        if (halt := frame.scope.control.halt) is not None:
-            return attempts.result(step, status=halt.status, feedback=f"{why}; {halt.reason}")
         if durable is not None and left:  # what the last one comes to is stored as the step's own end
-            await durable.spend(frame.path, attempts.result(step, feedback=turn.feedback))
+            await durable.spend(frame.path, attempts.spent(turn.feedback))
+            if attempts.metered is not None:
+                attempts.metered.note_stored()
+        if (halt := frame.scope.control.halt) is not None:
+            feedback = f"{why}; {halt.reason}"
+            if left:
+                return await _leave(attempts, status=halt.status, feedback=feedback)
+            return attempts.result(status=halt.status, feedback=feedback)
         if left and isinstance(failure, RetryLaterError):
             await within_deadline(frame.scope.control, asyncio.sleep(failure.after_s))
-    await _tell_failure_handlers(step)
-    return attempts.result(step, success=False, feedback=why)
+    return attempts.result(success=False, feedback=why)
 
 
-async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) -> tuple[Any, StepResult | None]:
-    """Return the input as the prompt processors leave it, or the result of a step that does not get to its agent."""
+async def _answer(step: AgentStep[Any, Any], attempts: Attempts, turn: _Turn, given: Any) -> BaseException | None:
+    """Make one attempt; return why its answer is not the step's, or `None` if it is.
+
+    Raises:
+        NonRetryableError: The prompt cannot be made.
+    """
+    frame, messages = attempts.frame, None
+    if step.message_history is not None:
+        messages = list(getattr(frame.context, step.message_history))
+    if step.is_judged and attempts.recall_answer(messages):
+        failure = None
+    else:
+        # each time, so that a run that was killed makes the prompt that it would have made
+        data = given if step.prompt is None else _rendered(step.prompt, frame, given)
+        asked = data if turn.feedback is None else _with_feedback(data, turn)
+        answer = await ask(turn.call, step, attempts, asked, turn.feedback, messages)
+        attempts.add(answer)
+        failure = answer.failure
+        if failure is None and step.is_judged:
+            await attempts.keep_answer(messages)
+    if failure is None and step.is_judged:
+        failure = await _judge(step, attempts, turn)
+    if failure is None and step.message_history is not None:
+        update_context(frame.context, {step.message_history: messages})
+    return failure
+
+
+async def _process_input(step: AgentStep[Any, Any], attempts: Attempts) -> tuple[Any, BaseException | None]:
+    """Return the input as the prompt processors leave it, or why they do not."""
+    frame = attempts.frame
 
     async def process_all() -> Any:
         data = frame.data
@@ -166,15 +165,15 @@ async def _process_input(step: AgentStep[Any, Any], frame: ExecutionFrame[Any]) 
             data = await process(processor, data, frame.context)
         return data
 
-    control = frame.scope.control
     try:
-        data, refused = await within_deadline(control, process_all()), None
-    except PipelineAbortSignal:
-        raise
+        data, failure = await within_deadline(frame.scope.control, process_all()), None
     except Exception as error:  # processors are code of the user's
         _log.debug("a prompt processor of step %r raised", step.name, exc_info=error)
-        data, refused = None, StepResult(step.name, success=False, attempts=0, feedback=describe_error(error))
-    return data, control.halt.refuse(step) if control.halt else refused
+        data, failure = None, error
+    finally:
+        attempts.end_calls()
+    attempts.begin()
+    return data, failure
 
 
 def _rendered(prompt: PromptTemplate, frame: ExecutionFrame[Any], data: Any) -> str:
@@ -187,32 +186,43 @@ def _reason(failure: BaseException) -> str:
     return error_message(failure) if isinstance(failure, ContextUpdateError) else describe_error(failure)
 
 
-def _end_at_once(
-    step: AgentStep[Any, Any],
-    frame: ExecutionFrame[Any],
-    attempts: _Attempts,
-    failure: BaseException,
-) -> StepResult | None:
-    """Return the result of a step that waits, aborts the run or was cut short; `None` if it just failed."""
+async def _end_at_once(step: AgentStep[Any, Any], attempts: Attempts, failure: BaseException) -> StepResult | None:
+    """Return the result of a step that waits, aborts the run or was cut short; `None` if it just failed.
+
+    Raises:
+        PricingNotConfiguredError: The failure, if it is one.
+        UnboundedCallError: Likewise.
+    """
+    frame = attempts.frame
+    if isinstance(failure, (PricingNotConfiguredError, UnboundedCallError)):
+        spent = await _leave(attempts, success=False, feedback=str(failure))
+        frame.scope.control.unfinished[failure] = frame.path, spent
+        raise failure
     if isinstance(failure, PausedException):
-        question = Question(
-            failure.message, attempts.made, attempts.cost, attempts.tokens, calls=tuple(attempts.calls or ())
-        )
+        spent = attempts.result()
+        question = Question(failure.message, spent.attempts, spent.cost, spent.token_counts, calls=tuple(spent.calls))
         return wait_for_person(frame, question)
     if isinstance(failure, PipelineAbortSignal):
         frame.scope.control.abort(f"{step.describe()} aborted the run: {failure}")
-        return attempts.result(step, status="aborted", feedback=str(failure))
+        return attempts.result(status="aborted", feedback=str(failure))
     if isinstance(failure, CutShortError):
-        return attempts.result(step, status="stopped", feedback=f"cut short: {failure}")
+        return await _leave(attempts, status="stopped", feedback=f"cut short: {failure}")
     if isinstance(failure, RefusedCallError):
-        return attempts.result(step, status="stopped", feedback=f"refused: {failure}")
+        return await _leave(attempts, status="stopped", feedback=f"refused: {failure}")
     return None
 
 
-async def _judge(
-    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], attempts: _Attempts, turn: _Turn
-) -> BaseException | None:
+async def _leave(attempts: Attempts, **ending: Any) -> StepResult:
+    """Return what a step came to that is left in the midst of an attempt, with which a stored run goes on."""
+    frame, meter = attempts.frame, attempts.metered
+    if (durable := frame.scope.durable) is not None:
+        await durable.leave(frame.path, () if meter is None else meter.held())
+    return attempts.result(**ending)
+
+
+async def _judge(step: AgentStep[Any, Any], attempts: Attempts, turn: _Turn) -> BaseException | None:
     """Judge the newest output; return why it is not the step's, and prepare the next turn."""
+    frame = attempts.frame
     judged = judge(step, attempts.output, turn.feedback, frame.context)
     try:
         verdict = await within_deadline(frame.scope.control, judged)
@@ -225,6 +235,8 @@ async def _judge(
         if is_cancelled():
             raise
         return RuntimeError("the judgement of the output was cancelled by its own code")
+    finally:
+        attempts.end_calls()
     if verdict.feedback is None:
         return None
     if not step.is_strict:
@@ -235,7 +247,7 @@ async def _judge(
         try:
             _redirect(step, turn, verdict.redirect_to)
         except FlujoError as mistake:
-            spent = attempts.result(step, success=False, feedback=describe_error(mistake))
+            spent = attempts.result(success=False, feedback=describe_error(mistake))
             frame.scope.control.unfinished[mistake] = frame.path, spent
             raise
     return _RefusedError(verdict.feedback)

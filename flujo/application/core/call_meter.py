@@ -1,6 +1,7 @@
-"""Reserves and charges what one attempt at an agent's step uses, call by call."""
+"""Reserves and charges what runs within one agent step, call by call."""
 
 import asyncio
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,35 +17,62 @@ from flujo.domain.metering import Bound, BoundedCall, FixedCall, MeteredCall, Re
 from flujo.domain.models import MIN_OUTPUT_TOKENS
 from flujo.domain.money import ZERO, add_usd, subtract_usd
 from flujo.domain.step import AgentStep
-from flujo.exceptions import RefusedCallError
+from flujo.exceptions import RefusedCallError, SerializationError
 from flujo.state.budgets import BudgetOutcome, BudgetRequest
+
+_log = logging.getLogger("flujo.steps")
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What some calls were charged together."""
+
+    cost: Decimal = ZERO
+    tokens: int = 0
+    labels: set[str | None] = field(default_factory=set[str | None])
+
+    def add(self, call: MeteredCall) -> None:
+        self.cost, self.tokens = add_usd(self.cost, call.cost), self.tokens + call.tokens
+        self.labels.add(call.label)
+
+    def take(self, call: MeteredCall) -> None:
+        self.cost, self.tokens = subtract_usd(self.cost, call.cost), self.tokens - call.tokens
+
+    def as_call(self, *, is_uncertain: bool) -> MeteredCall:
+        """Return all of them as one."""
+        label = next(iter(self.labels)) if len(self.labels) == 1 else None
+        return MeteredCall(label, self.cost, self.tokens, is_uncertain=is_uncertain)
 
 
 @dataclass(slots=True)
 class CallMeter:
-    """The meter of one attempt.
+    """The meter of one agent step, for what its agent, its processors, plugins and validators call.
 
     Attributes:
-        cost: US dollars that its calls were charged.
-        tokens: Tokens that its calls were charged.
-        calls: What its calls were charged, one by one; they add up to `cost`.
+        cost: US dollars that were charged.
+        tokens: Tokens that were charged.
+        calls: What the calls that were metered were charged, one by one.
+        of_step: Those of them that the store has, and that belong to the step and not to one attempt.
         part_cost: US dollars that calls used which are parts of an attempt that is reserved as a whole.
         part_tokens: Tokens that they used.
-        is_used: Whether it was asked to reserve anything, so that what the answer reports is charged already.
+        is_used: Whether the attempt under way reserved anything.
         is_doubtful: Whether a part of an attempt that is reserved as a whole may have cost more than it was charged.
     """
 
     _frame: ExecutionFrame[Any]
+    _task: "asyncio.Task[Any] | None"
     cost: Decimal = ZERO
     tokens: int = 0
     calls: list[MeteredCall] = field(default_factory=list[MeteredCall])
+    of_step: list[MeteredCall] = field(default_factory=list[MeteredCall])
     is_used: bool = False
     is_doubtful: bool = False
     part_cost: Decimal = ZERO
     part_tokens: int = 0
-    _task: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
-    _kept_cost: Decimal = ZERO  # of calls that the store has by themselves
-    _kept_tokens: int = 0
+    _first_call: int = 0  # that the agent's call under way made
+    _kept: list[MeteredCall] = field(default_factory=list[MeteredCall])  # that the store has by themselves
+    _known: _Sum = field(default_factory=_Sum)  # charges that it has not
+    _uncertain: _Sum = field(default_factory=_Sum)
     _whole: Reservation | None = None
     _open: list["_MeteredReservation"] = field(default_factory=list["_MeteredReservation"])
 
@@ -114,18 +142,25 @@ class CallMeter:
             return None
         value, call = kept
         self.is_used = True
-        self._count_kept(call.cost, call.tokens)
-        self.add(call.cost, call.tokens)
-        self.note(call)
+        self.note_recalled(call)
         return value
+
+    def note_recalled(self, call: MeteredCall) -> None:
+        """Note what a call was charged before the run went on."""
+        self.add(call.cost, call.tokens)
+        self._kept.append(call)
+        if call.cost or call.tokens:
+            self.calls.append(call)
 
     async def keep(self, key: str, value: Any, cost: Decimal, tokens: int) -> None:
         """Keep what a call gave; see `Meter`."""
         durable = self._frame.scope.durable
         if durable is None:
             return
-        self._count_kept(cost, tokens)
-        await durable.keep_call(self._frame.path, key, value, self._ended(cost, tokens), self._held())
+        call = self._ended(cost, tokens)
+        self._kept.append(call)
+        (self._uncertain if call.is_uncertain else self._known).take(call)
+        await durable.keep_call(self._frame.path, key, value, call, self.held())
 
     def _ended(self, cost: Decimal, tokens: int) -> MeteredCall:
         """Return the last call that was charged so much."""
@@ -134,25 +169,53 @@ class CallMeter:
             return unlabeled  # it may be no call at all, but what a tool gave
         return next((each for each in reversed(self.calls) if each.cost == cost and each.tokens == tokens), unlabeled)
 
-    def _count_kept(self, cost: Decimal, tokens: int) -> None:
-        self._kept_cost, self._kept_tokens = add_usd(self._kept_cost, cost), self._kept_tokens + tokens
+    async def keep_answer(self, key: str, value: Any) -> None:
+        """Keep what an attempt gave, if it was paid for and the store does not know what."""
+        durable, known, uncertain = self._frame.scope.durable, self._known, self._uncertain
+        if durable is None or not (known.cost or known.tokens or uncertain.cost or uncertain.tokens):
+            return
+        paid = _Sum(known.cost, known.tokens, known.labels)
+        paid.add(uncertain.as_call(is_uncertain=True))
+        call = paid.as_call(is_uncertain=bool(uncertain.cost or uncertain.tokens))
+        try:
+            await durable.keep_call(self._frame.path, key, value, call, ())
+        except SerializationError as error:  # a processor may make something of it that can be stored
+            _log.debug("the answer of step %r is not kept: %s", self._frame.step.name, error)
+            return
+        self._kept.append(call)
+        self._known, self._uncertain = _Sum(), _Sum()
 
-    def _held(self) -> MeteredCall:
-        """Return what the attempt may have paid at the most, but for the calls that the store has."""
-        cost = subtract_usd(add_usd(self.cost, self.part_cost), self._kept_cost)
-        tokens = self.tokens + self.part_tokens - self._kept_tokens
-        labels = {each.label for each in self._open}
+    def held(self, without: "_MeteredReservation | None" = None) -> tuple[MeteredCall, ...]:
+        """Return what was paid or may be, but for the calls that the store has: what is known, and what is not.
+
+        Args:
+            without: A reservation that is left out.
+        """
+        unsure = _Sum(self._uncertain.cost, self._uncertain.tokens, set(self._uncertain.labels))
         for each in self._open:
-            bound = each.bound.cost
-            if each is self._whole:  # its parts are counted above
-                bound = max(subtract_usd(bound, self.part_cost), ZERO)
-            cost, tokens = add_usd(cost, bound), tokens + each.bound.tokens
-        return MeteredCall(labels.pop() if len(labels) == 1 else None, cost, tokens, is_uncertain=True)
+            if each is without:
+                continue
+            cost, tokens = each.bound.cost, each.bound.tokens
+            if each is self._whole:  # its parts are counted where they are charged
+                cost = max(subtract_usd(cost, self.part_cost), ZERO)
+            unsure.add(MeteredCall(each.label, cost, tokens))
+        known = self._known.as_call(is_uncertain=False), unsure.as_call(is_uncertain=True)
+        return tuple(each for each in known if each.cost or each.tokens)
+
+    def begin_attempts(self) -> None:
+        """Let what was called so far belong to the step: it is not called again for another attempt."""
+        self.of_step, self._kept = self._kept, []
+        if (durable := self._frame.scope.durable) is not None:
+            durable.keep_calls_of_step(self._frame.path)
+
+    def note_stored(self) -> None:
+        """Note that the store has all that was charged so far."""
+        self._known, self._uncertain, self._kept = _Sum(), _Sum(), []
 
     def tell_store(self) -> None:
-        """Let the run be stored with what the attempt has paid by now, whenever its budgets are."""
+        """Let the run be stored with what was paid by now, whenever its budgets are."""
         if (durable := self._frame.scope.durable) is not None:
-            durable.note_held(self._frame.path, self._held())
+            durable.note_held(self._frame.path, self.held())
 
     async def _keep(self, call: BoundedCall, reservation: "_MeteredReservation") -> None:
         """Let stores know what may be paid, before it is: whoever is killed cannot tell afterwards."""
@@ -161,7 +224,7 @@ class CallMeter:
             if scope.budgets is not None:
                 await self._share(call, reservation, scope.budgets)
             elif scope.durable is not None:
-                await scope.durable.hold(self._frame.path, self._held())
+                await scope.durable.hold(self._frame.path, self.held())
         except BaseException:
             reservation.release()  # the call is not made
             raise
@@ -174,7 +237,7 @@ class CallMeter:
             reservation.held.make_smaller(bound)
             if durable is None:
                 return await budgets.desk.ask(request)
-            return await durable.hold_in_budgets(self._frame.path, self._held(), request)
+            return await durable.hold_in_budgets(self._frame.path, self.held(), self.held(without=reservation), request)
 
         step = self._frame.step
         timeout_s = step.config.timeout_s if isinstance(step, AgentStep) else None
@@ -197,17 +260,47 @@ class CallMeter:
         """Seconds that an attempt that is reserved as a whole may take; 0 if no budget limits them."""
         return 0.0 if self._whole is None else float(self._whole.bound.seconds)
 
-    def end(self, answer: Answer) -> None:
-        """Charge what is reserved still, and let the answer say what was charged in all.
+    def begin_call(self) -> None:
+        """Note that the agent is called: what it reports is held against what is metered from now on."""
+        self.is_used, self._first_call = False, len(self.calls)
 
-        What an attempt did not say of its calls counts as all that was reserved for them.
+    def end_call(self, answer: Answer, *, is_metered: bool) -> None:
+        """Charge what the agent has reserved still, and leave in its answer what is to be charged besides.
+
+        Args:
+            answer: What the agent gave.
+            is_metered: Whether the agent itself asked for the meter, so that what it reports is charged already.
         """
-        cost, tokens = add_usd(answer.cost, self.part_cost), answer.tokens + self.part_tokens
-        if self._whole is not None and (answer.failure is None or cost or tokens):
-            self._whole.settle(max(cost, self._whole.bound.cost) if self.is_doubtful else cost, tokens)
+        cost, tokens = self._unmetered(answer, is_metered=is_metered)
+        if (whole := self._whole) is not None:
+            cost, tokens = add_usd(cost, self.part_cost), tokens + self.part_tokens
+            if answer.failure is None or cost or tokens:
+                whole.settle(max(cost, whole.bound.cost) if self.is_doubtful else cost, tokens)
+            cost, tokens = ZERO, 0
+        self.end()
+        answer.cost, answer.tokens = cost, tokens
+
+    def _unmetered(self, answer: Answer, *, is_metered: bool) -> tuple[Decimal, int]:
+        """Return what an answer reports that was not metered; whoever knows of no meter reports all it knows of."""
+        if is_metered:
+            return (ZERO, 0) if self.is_used and self._whole is None else (answer.cost, answer.tokens)
+        known = _Sum()
+        for call in self.calls[self._first_call :]:
+            if not call.is_uncertain:
+                known.add(call)
+        return max(subtract_usd(answer.cost, known.cost), ZERO), max(answer.tokens - known.tokens, 0)
+
+    def end(self) -> None:
+        """Charge all that is reserved still: nobody knows what it has cost."""
         for reservation in list(self._open):
             reservation.lose()
-        answer.cost, answer.tokens, answer.calls = self.cost, self.tokens, self.calls
+        self._whole, self.part_cost, self.part_tokens = None, ZERO, 0
+        self.is_doubtful = False
+
+    def report(self, cost: Decimal, tokens: int) -> None:
+        """Note what an answer reported, which is charged besides."""
+        self.add(cost, tokens)
+        self._known.add(MeteredCall(None, cost, tokens))
 
     @contextmanager
     def settling(self) -> Generator[None]:
@@ -233,6 +326,7 @@ class CallMeter:
         """Note what a call was charged, if it was charged anything."""
         if call.cost or call.tokens:
             self.calls.append(call)
+            (self._uncertain if call.is_uncertain else self._known).add(call)
 
     def note_whole(self, reservation: "_MeteredReservation", cost: Decimal, tokens: int) -> None:
         """Note what a reservation was charged; of the attempt as a whole, what is left of it without its parts."""

@@ -30,7 +30,7 @@ from flujo.application.core.ultra_executor import FellBack
 from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.metering import MeteredCall
 from flujo.domain.models import HumanInteraction, StepPath
-from flujo.domain.money import ZERO, add_usd, subtract_usd
+from flujo.domain.money import ZERO, add_usd
 from flujo.domain.pipeline import SubPipelineStep
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
@@ -75,7 +75,7 @@ class _Spent:
 
 @dataclass(slots=True, frozen=True)
 class _Held:
-    """What attempts at a step may have paid that did not come to an end."""
+    """What attempts at a step that did not come to an end have paid or may have paid, but for what calls gave."""
 
     cost: Decimal
     tokens: int
@@ -153,6 +153,8 @@ class DurableJournal(StateManager):
         self._lost: dict[str, _Held] = {}  # in flight when the run ended
         self._calls: dict[str, list[tuple[int, _Call]]] = {}  # that an attempt under way then had made, by number
         self._made_calls: dict[str, list[int]] = {}  # that are part of the attempt under way now
+        self._calls_of_step: dict[str, list[int]] = {}  # that another attempt does not make again
+        self._left_off: set[str] = set()  # steps that are in the midst of an attempt that goes on with the run
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
         self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # context before and now
         self._said: list[_Said] = []
@@ -371,10 +373,11 @@ class DurableJournal(StateManager):
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
-        if self._frontier.has_inner(written_path(path)):
-            return  # its result is that of a step within it, where this is stored already
+        written = written_path(path)
+        if self._frontier.has_inner(written) or written in self._left_off:
+            return  # its result is that of a step within it, or of an attempt that goes on; all of it is stored
         cost, tokens, attempts, calls = result.cost, result.token_counts, result.attempts, tuple(result.calls)
-        before = self._spent.get(written_path(path))
+        before = self._spent.get(written)
         if before is not None and (before.is_paid or before.is_unfinished):
             cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
             calls = (*before.calls, *calls)
@@ -383,19 +386,31 @@ class DurableJournal(StateManager):
         spent = _Spent(
             cost, tokens, attempts, result.name, result.status, result.feedback, result.latency_s, change, calls
         )
-        written = written_path(path)
-        self._set_held(written, _NOTHING)
-        for number in self._made_calls.pop(written, ()):
+        self._set_held(written, ())
+        made = self._made_calls.pop(written, [])
+        if not spent.is_unfinished:
+            made += self._calls_of_step.pop(written, [])
+        for number in made:
             self._frontier.drop_call(written, number)
             self._remove(number)
         await self._put(written, "spent", self._codec.encode(spent))
 
-    async def hold(self, path: StepPath, held: MeteredCall) -> None:
-        """Store what the attempt at a step that is under way may have paid in all, before it pays it."""
+    async def leave(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
+        """Store what the attempt at a step that is under way has paid, because it goes on when the run does."""
+        self._left_off.add(written_path(path))
+        await self.hold(path, held)
+
+    def keep_calls_of_step(self, path: StepPath) -> None:
+        """Let the calls that were kept so far belong to a step, and not to the attempt under way."""
+        written = written_path(path)
+        self._calls_of_step.setdefault(written, []).extend(self._made_calls.pop(written, ()))
+
+    async def hold(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
+        """Store what the attempt at a step that is under way has paid or may pay, before it pays it."""
         self._set_held(written_path(path), held)
         await self._store()
 
-    def note_held(self, path: StepPath, held: MeteredCall) -> None:
+    def note_held(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
         """Let what is stored next say what the attempt at a step has paid or may pay by now."""
         if not self._is_buffered:
             self._set_held(written_path(path), held)
@@ -406,7 +421,9 @@ class DurableJournal(StateManager):
             if self.budgets is not None and not self.budgets.is_settled:
                 await self._flush("running", releases=False)
 
-    async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
+    async def hold_in_budgets(
+        self, path: StepPath, held: Sequence[MeteredCall], before: Sequence[MeteredCall], request: BudgetRequest
+    ) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither."""
         assert self.budgets is not None, "a run whose calls are in budgets has a desk for them"
         if self._is_buffered:
@@ -418,8 +435,7 @@ class DurableJournal(StateManager):
             self._set_held(written, held)
             outcome = await self._flush("running", releases=False, request=request)
             if not outcome.is_granted:
-                cost, tokens = subtract_usd(held.cost, request.most.usd), held.tokens - request.most.tokens
-                self._set_held(written, replace(held, cost=cost, tokens=tokens))
+                self._set_held(written, before)
         return outcome
 
     def recall_call(self, path: StepPath, key: str) -> tuple[Any, MeteredCall] | None:
@@ -436,8 +452,21 @@ class DurableJournal(StateManager):
                 return call.value, call.charged()
         return None
 
-    async def keep_call(self, path: StepPath, key: str, value: Any, call: MeteredCall, held: MeteredCall) -> None:
-        """Store what a call gave and was charged, and what the attempt may still pay besides.
+    def recall_answer(self, path: StepPath, key: str) -> tuple[Any, list[MeteredCall]] | None:
+        """Return what an attempt gave that was not judged when the run was killed, and what its calls were charged."""
+        written = written_path(path)
+        calls = self._calls.get(written, ())
+        for position, (_, answer) in enumerate(calls):
+            if answer.key == key:
+                made, self._calls[written] = calls[: position + 1], [*calls[position + 1 :]]
+                self._made_calls.setdefault(written, []).extend(number for number, _ in made)
+                return answer.value, [call.charged() for _, call in made]
+        return None
+
+    async def keep_call(
+        self, path: StepPath, key: str, value: Any, call: MeteredCall, held: Sequence[MeteredCall]
+    ) -> None:
+        """Store what a call gave and was charged, and what the attempt has paid or may pay besides.
 
         Raises:
             SerializationError: The value would not come back as it is.
@@ -450,11 +479,13 @@ class DurableJournal(StateManager):
         self._made_calls.setdefault(written, []).append(entry.number)
         await self._store()
 
-    def _set_held(self, written: str, now: MeteredCall) -> None:
-        """Let this be what the attempt under way may have paid, besides what was in flight when the run ended."""
+    def _set_held(self, written: str, now: Sequence[MeteredCall]) -> None:
+        """Let this be what the attempt under way has paid or may pay, besides what the store had when the run ended."""
         lost = self._lost.get(written, _NOTHING_HELD)
-        calls = (*lost.calls, now) if now.cost or now.tokens else lost.calls
-        held = _Held(add_usd(now.cost, lost.cost), now.tokens + lost.tokens, calls)
+        cost, tokens = lost.cost, lost.tokens
+        for call in now:
+            cost, tokens = add_usd(cost, call.cost), tokens + call.tokens
+        held = _Held(cost, tokens, (*lost.calls, *now))
         if held != _NOTHING_HELD:
             self._add(written, "held", to_json_text(self._codec.encode(held)))
         elif (number := self._frontier.drop(written, "held")) is not None:
@@ -641,7 +672,6 @@ class DurableJournal(StateManager):
         self._buffer = {**{number: entry for number, entry in entries.items() if number not in gone}, **self._buffer}
 
 
-_NOTHING = MeteredCall(None, ZERO, 0)
 _NOTHING_HELD = _Held(ZERO, 0)
 _number = attrgetter("number")
 

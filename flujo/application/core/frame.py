@@ -1,7 +1,7 @@
 """Where execution stands: the frame of one step, and what all frames of a run share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -175,20 +175,23 @@ class DurableRun(Protocol):
         """Keep that a step ended for good, with this result."""
         ...
 
-    async def hold(self, path: StepPath, held: MeteredCall) -> None:
-        """Keep what the attempt at a step that is under way may have paid in all, before it pays it."""
+    async def hold(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
+        """Keep what the attempt at a step that is under way has paid or may pay, before it pays it."""
         ...
 
-    def note_held(self, path: StepPath, held: MeteredCall) -> None:
+    def note_held(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
         """Let what is kept next say what the attempt at a step has paid or may pay by now."""
         ...
 
-    async def hold_in_budgets(self, path: StepPath, held: MeteredCall, request: BudgetRequest) -> BudgetOutcome:
+    async def hold_in_budgets(
+        self, path: StepPath, held: Sequence[MeteredCall], before: Sequence[MeteredCall], request: BudgetRequest
+    ) -> BudgetOutcome:
         """Do the same, and reserve its next call in shared budgets, both at once or neither.
 
         Args:
             path: The address of the step.
-            held: What the attempt may have paid in all, the call included.
+            held: What the attempt has paid or may pay, the call included.
+            before: The same without the call.
             request: The call.
         """
         ...
@@ -197,8 +200,22 @@ class DurableRun(Protocol):
         """Return what a call gave, and was charged, that an attempt made before the run was killed."""
         ...
 
-    async def keep_call(self, path: StepPath, key: str, value: Any, call: MeteredCall, held: MeteredCall) -> None:
-        """Keep what a call gave and was charged, and what the attempt may still pay besides."""
+    def recall_answer(self, path: StepPath, key: str) -> tuple[Any, Sequence[MeteredCall]] | None:
+        """Return what an attempt gave that was not judged when the run was killed, and what its calls were charged."""
+        ...
+
+    async def keep_call(
+        self, path: StepPath, key: str, value: Any, call: MeteredCall, held: Sequence[MeteredCall]
+    ) -> None:
+        """Keep what a call gave and was charged, and what the attempt has paid or may pay besides."""
+        ...
+
+    def keep_calls_of_step(self, path: StepPath) -> None:
+        """Let the calls that were kept so far belong to a step, and not to the attempt under way."""
+        ...
+
+    async def leave(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
+        """Keep what the attempt at a step that is under way has paid, because it goes on when the run does."""
         ...
 
     async def spend(self, path: StepPath, result: StepResult) -> None:

@@ -12,12 +12,22 @@ from pydantic import BaseModel
 from flujo.application.core.outcome import describe_error
 from flujo.domain.policies import PluginOutcome, ValidationResult, Validator
 from flujo.domain.step import AgentStep
-from flujo.exceptions import NonRetryableError, PausedException, PipelineAbortSignal
+from flujo.exceptions import (
+    NonRetryableError,
+    PausedException,
+    PipelineAbortSignal,
+    PricingNotConfiguredError,
+    RefusedCallError,
+    UnboundedCallError,
+)
 
 _log = logging.getLogger("flujo.steps")
 
-_SIGNALS = (NonRetryableError, PausedException, PipelineAbortSignal)
-"""What a plugin or validator raises to say more than that the output is refused."""
+_SIGNALS = (
+    *(NonRetryableError, PausedException, PipelineAbortSignal),
+    *(RefusedCallError, UnboundedCallError, PricingNotConfiguredError),
+)
+"""What a plugin or validator raises to say more than that the output is refused, be it that a model was not asked."""
 
 
 @dataclass(slots=True)
