@@ -71,7 +71,8 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         raise MissingAgentError(f"step {step.name!r} has no agent; give it one with Step(name, agent)")
     if (answered := take_answer(frame)) is not None:
         return await _keep(step, frame, answered) if step.updates_context else answered
-    attempts = Attempts(frame)
+    task = asyncio.current_task() if frame.scope.control.is_limited else None
+    attempts = Attempts(frame, asyncio.get_running_loop(), task)
     around = PAYING_STEP.set(attempts)
     try:
         result = await _attempt(step, step.call, attempts)
@@ -98,12 +99,24 @@ async def _attempt(step: AgentStep[Any, Any], call: AgentCall[Any, Any], attempt
     if durable is not None:
         made, turn.feedback = durable.attempts_before(frame.path)
     for left in reversed(range(max(step.config.max_retries + 1 - made, 1))):
-        try:
-            failure = await _answer(step, attempts, turn, given)
-        except NonRetryableError as error:
-            why = describe_error(error)
-            break
+        asked, messages = given, None
+        if step.prompt is not None or step.message_history is not None or turn.feedback is not None:
+            try:  # each time, so that a run that was killed makes the prompt that it would have made
+                asked, messages = _asked(step, frame, turn, given)
+            except NonRetryableError as error:
+                why = describe_error(error)
+                break
+        if not (step.is_judged and attempts.recall_answer(messages)):
+            answer = await ask(turn.call, step, attempts, asked, turn.feedback, messages)
+            attempts.add(answer)
+            failure = answer.failure
+        if failure is None and step.is_judged:
+            await attempts.keep_answer(messages)
+            failure = await _judge(step, attempts, turn)
         if failure is None:
+            if messages is not None:
+                assert step.message_history is not None, "a conversation has its place"
+                update_context(frame.context, {step.message_history: messages})
             return attempts.result()
         if (ended := await _end_at_once(step, attempts, failure)) is not None:
             return ended
@@ -128,31 +141,17 @@ async def _attempt(step: AgentStep[Any, Any], call: AgentCall[Any, Any], attempt
     return attempts.result(success=False, feedback=why)
 
 
-async def _answer(step: AgentStep[Any, Any], attempts: Attempts, turn: _Turn, given: Any) -> BaseException | None:
-    """Make one attempt; return why its answer is not the step's, or `None` if it is.
+def _asked(
+    step: AgentStep[Any, Any], frame: ExecutionFrame[Any], turn: _Turn, given: Any
+) -> tuple[Any, list[Any] | None]:
+    """Return what an attempt asks, and the conversation that it goes on with.
 
     Raises:
         NonRetryableError: The prompt cannot be made.
     """
-    frame, messages = attempts.frame, None
-    if step.message_history is not None:
-        messages = list(getattr(frame.context, step.message_history))
-    if step.is_judged and attempts.recall_answer(messages):
-        failure = None
-    else:
-        # each time, so that a run that was killed makes the prompt that it would have made
-        data = given if step.prompt is None else _rendered(step.prompt, frame, given)
-        asked = data if turn.feedback is None else _with_feedback(data, turn)
-        answer = await ask(turn.call, step, attempts, asked, turn.feedback, messages)
-        attempts.add(answer)
-        failure = answer.failure
-        if failure is None and step.is_judged:
-            await attempts.keep_answer(messages)
-    if failure is None and step.is_judged:
-        failure = await _judge(step, attempts, turn)
-    if failure is None and step.message_history is not None:
-        update_context(frame.context, {step.message_history: messages})
-    return failure
+    data = given if step.prompt is None else _rendered(step.prompt, frame, given)
+    asked = data if turn.feedback is None else _with_feedback(data, turn)
+    return asked, None if step.message_history is None else list(getattr(frame.context, step.message_history))
 
 
 async def _process_input(step: AgentStep[Any, Any], attempts: Attempts) -> tuple[Any, BaseException | None]:

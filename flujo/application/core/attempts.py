@@ -1,7 +1,7 @@
 """What the attempts at one agent step came to so far, and the meter of all that runs within them."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,8 @@ class Attempts:
 
     Attributes:
         frame: Where execution stands.
+        loop: The event loop that the step runs in.
+        task: The task that it runs in, if a limit may cut it short; its own charges do not.
         made: How many there were.
         cost: US dollars that answers reported and nothing metered.
         tokens: Tokens that they reported.
@@ -30,26 +32,21 @@ class Attempts:
     """
 
     frame: ExecutionFrame[Any]
+    loop: asyncio.AbstractEventLoop
+    task: "asyncio.Task[Any] | None"
     made: int = 0
     cost: Decimal = ZERO
     tokens: int = 0
     output: Any = None
     metadata: dict[str, Any] | None = None
     metered: CallMeter | None = None
-    _task: "asyncio.Task[Any] | None" = field(default_factory=asyncio.current_task)
 
     @property
     def meter(self) -> CallMeter:
         """The meter of all that runs within the step; made when it is first asked for."""
         if self.metered is None:
-            self.metered = CallMeter(self.frame, self._task)
+            self.metered = CallMeter(self.frame, self.task)
         return self.metered
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the step runs in."""
-        assert self._task is not None, "steps run in tasks"
-        return self._task.get_loop()
 
     def add(self, answer: Answer) -> None:
         """Count an attempt, with what its answer reported; what was metered is known."""
