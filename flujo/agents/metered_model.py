@@ -20,26 +20,25 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelResponse,
+    ThinkingPart,
     ToolCallPart,
     UserPromptPart,
 )
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings, merge_model_settings
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from flujo.agents.model_calls import ModelCall, end_failed, is_in_loop_of, price_of, settle, warn_once
+from flujo.agents.request_terms import RequestTerms
 from flujo.domain.metering import Meter, PayingStep, Reservation
 from flujo.domain.money import ZERO
 from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
 
 _log = logging.getLogger("flujo.agents")
-
-DEFAULT_MAX_TOKENS = 4_096
-"""The most output tokens of a request under a limit whose settings do not say how many it may have."""
 
 _COUNTS_ALL = ("anthropic", "azure", "bedrock", "openai")  # the count of others may leave out instructions and tools
 _FREE_TOOLS = ("memory", "tool_search")  # the program runs the one, and the other finds tools that are counted
@@ -76,8 +75,7 @@ class MeteredModel(WrapperModel):
         key = self._key(asked)
         if (kept := self._recall(key)) is not None:
             return kept
-        call, reservation = await self._reserve(messages, model_settings, model_request_parameters, asked)
-        settings = self._granted(call, reservation, model_settings)
+        call, reservation, settings = await self._reserve(messages, model_settings, model_request_parameters, asked)
         try:
             async with _no_longer_than(reservation):
                 response = await self.wrapped.request(messages, settings, model_request_parameters)
@@ -101,8 +99,7 @@ class MeteredModel(WrapperModel):
         if (kept := self._recall(key)) is not None:
             yield CompletedStreamedResponse(kept, model_request_parameters=model_request_parameters, replay_events=True)
             return
-        call, reservation = await self._reserve(messages, model_settings, model_request_parameters, asked)
-        settings = self._granted(call, reservation, model_settings)
+        call, reservation, settings = await self._reserve(messages, model_settings, model_request_parameters, asked)
         try:
             async with (
                 _no_longer_than(reservation),
@@ -146,21 +143,29 @@ class MeteredModel(WrapperModel):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
         asked: "_Asked",
-    ) -> tuple[ModelCall, Reservation]:
+    ) -> tuple[ModelCall, Reservation, ModelSettings]:
+        """Reserve what a request may cost; return it with the settings that it may have then."""
         model = self.wrapped
         price = price_of(model.system, model.model_name, self._meter)
+        terms = RequestTerms.of(model, settings)
         self._look_at_tools(settings, parameters)
         if self._meter.has_limit:
             _refuse_unbounded(messages)
+            terms.refuse_unbounded()
         call = ModelCall(
-            input_tokens=asked.most_tokens,
-            max_output_tokens=_max_tokens(model, settings),
-            min_output_tokens=self._meter.min_output_tokens,
+            input_tokens=asked.most_tokens + terms.added_tokens,
+            max_output_tokens=terms.max_tokens * terms.answers,
+            min_output_tokens=(terms.thinking_tokens + self._meter.min_output_tokens) * terms.answers,
             price=price,
         )
         if not self._meter.fits(call):
-            call = replace(call, input_tokens=await self._counted(messages, settings, parameters, asked))
-        return call, await self._meter.reserve(call, label=model.model_id)
+            counted = await self._counted(messages, settings, parameters, asked)
+            call = replace(call, input_tokens=counted + terms.added_tokens)
+        reservation = await self._meter.reserve(call, label=model.model_id)
+        granted: ModelSettings = settings or {}
+        if self._meter.has_limit:
+            granted = terms.granted(settings, reservation.bound.tokens - call.input_tokens)
+        return call, reservation, {**granted, "max_retries": 0}  # it is the step that tries again
 
     def _look_at_tools(self, settings: ModelSettings | None, parameters: ModelRequestParameters) -> None:
         """Refuse tools that the provider runs under a limit: nobody knows what their use costs.
@@ -202,15 +207,6 @@ class MeteredModel(WrapperModel):
         if self.wrapped.system not in _COUNTS_ALL:
             counted += asked.told_tokens
         return min(counted, asked.most_tokens)
-
-    def _granted(
-        self, call: ModelCall, reservation: Reservation, settings: ModelSettings | None
-    ) -> ModelSettings | None:
-        """Return the settings of the request: no more output than is reserved, and no retries by the client itself."""
-        granted: ModelSettings = {**(settings or {}), "max_retries": 0}
-        if self._meter.has_limit:
-            granted["max_tokens"] = reservation.bound.tokens - call.input_tokens
-        return granted
 
 
 class Metered(AbstractCapability[Any]):
@@ -292,14 +288,6 @@ def paid_by(step: PayingStep, model: Model) -> Model:
     return Metered(step.meter).get_wrapper_model(model) if is_in_loop_of(step) else model
 
 
-def _max_tokens(model: Model, settings: ModelSettings | None) -> int:
-    """Return the most output tokens that the user lets a request have."""
-    merged = merge_model_settings(model.settings, settings)
-    if merged is not None and "max_tokens" in merged:
-        return merged["max_tokens"]
-    return DEFAULT_MAX_TOKENS
-
-
 @dataclass(slots=True, frozen=True)
 class _Asked:
     """What a request asks, as JSON has it, without what is of no concern to a provider.
@@ -329,8 +317,17 @@ class _Asked:
         tools = len(parameters.function_tools) + len(parameters.output_tools) + len(parameters.native_tools)
         added = _ADDED_TO_REQUEST + (_ADDED_FOR_TOOLS if tools else 0)
         system = to_json(_sent([part for part in all_parts if part["part_kind"] == "system-prompt"]))
-        most = added + _ADDED_TO_PART * len(all_parts) + len(parts) + len(told)
+        most = added + _ADDED_TO_PART * len(all_parts) + len(parts) + len(told) + _thought_tokens(messages)
         return cls(parts, told, most, added + len(told) + len(system))
+
+
+def _thought_tokens(messages: list[ModelMessage]) -> int:
+    """Return a number of tokens that the thoughts in earlier answers do not pass, which a provider may have kept."""
+    return sum(
+        message.usage.output_tokens
+        for message in messages
+        if isinstance(message, ModelResponse) and any(isinstance(part, ThinkingPart) for part in message.parts)
+    )
 
 
 def _sent(value: Any) -> Any:
