@@ -92,6 +92,7 @@ from flujo.state.budgets import BudgetStore
 from flujo.state.memory import InMemoryBackend
 from flujo.state.records import RunQuery, RunRecord
 from flujo.steps.step import Step, adapter_step, step
+from flujo.utils.task_groups import mend_task_groups
 
 if TYPE_CHECKING:
     from flujo.state.postgres import PostgresBackend
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
 
 adapt_agents_of("pydantic_ai", adapt)
 meter_nested_runs()
+mend_task_groups()
 
 _LAZY = {
     "PostgresBackend": "flujo.state.postgres",

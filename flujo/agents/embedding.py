@@ -19,8 +19,9 @@ from pydantic_ai.embeddings import (
 from pydantic_ai.embeddings.result import EmbedInputType
 from pydantic_core import to_json
 
-from flujo.agents.model_calls import ModelCall, end_failed, is_in_loop_of, price_of, settle
-from flujo.domain.metering import Meter, PayingStep
+from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle
+from flujo.domain.metering import Meter
+from flujo.domain.paying_step import PayingStep
 
 _ADDED_TO_REQUEST = 32  # tokens
 _ADDED_TO_TEXT = 8  # tokens; more than any provider adds
@@ -75,12 +76,8 @@ def embedding_model(embedder: Embedder) -> EmbeddingModel:
 
 
 def paid_by(step: PayingStep, model: EmbeddingModel) -> EmbeddingModel:
-    """Return the model of an embedder that runs within a step, with every request metered by the step.
-
-    Raises:
-        UnboundedCallError: It runs in another event loop than the step, where no limit can hold.
-    """
-    if isinstance(model, MeteredEmbeddingModel) or not is_in_loop_of(step):
+    """Return the model of an embedder that runs within a step, with every request metered by the step."""
+    if isinstance(model, MeteredEmbeddingModel):
         return model
     if isinstance(model, WrapperEmbeddingModel):
         wrapper = copy.copy(model)

@@ -31,10 +31,11 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from flujo.agents.model_calls import ModelCall, end_failed, is_in_loop_of, price_of, settle, warn_once
+from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle, warn_once
 from flujo.agents.request_terms import RequestTerms
-from flujo.domain.metering import Meter, PayingStep, Reservation
+from flujo.domain.metering import Meter, Reservation
 from flujo.domain.money import ZERO
+from flujo.domain.paying_step import PayingStep
 from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
 
@@ -254,12 +255,8 @@ class Metered(AbstractCapability[Any]):
 
 
 def with_meter(step: PayingStep, capabilities: Sequence[Any]) -> Sequence[Any]:
-    """Return the capabilities of an agent's run, and with them that its requests are metered by the step around it.
-
-    Raises:
-        UnboundedCallError: The run is in another event loop than the step, where no limit can hold.
-    """
-    if any(isinstance(each, Metered) for each in capabilities) or not is_in_loop_of(step):
+    """Return the capabilities of an agent's run, and with them that its requests are metered by the step around it."""
+    if any(isinstance(each, Metered) for each in capabilities):
         return capabilities
     return [*capabilities, Metered(step.meter)]
 
@@ -280,12 +277,8 @@ def look_at_batch(step: PayingStep) -> None:
 
 
 def paid_by(step: PayingStep, model: Model) -> Model:
-    """Return a model that is asked directly, with every request metered by the step around it.
-
-    Raises:
-        UnboundedCallError: It is asked in another event loop than the step, where no limit can hold.
-    """
-    return Metered(step.meter).get_wrapper_model(model) if is_in_loop_of(step) else model
+    """Return a model that is asked directly, with every request metered by the step around it."""
+    return Metered(step.meter).get_wrapper_model(model)
 
 
 @dataclass(slots=True, frozen=True)

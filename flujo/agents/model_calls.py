@@ -3,7 +3,6 @@
 Imported only once an agent of pydantic-ai is run, because pydantic-ai takes a second to import.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 from pydantic_ai.usage import RequestUsage
 
 from flujo.agents.prices import Price, TokenUsage, find_embedding_price, find_price, no_price
-from flujo.domain.metering import Bound, Meter, PayingStep, Reservation
+from flujo.domain.metering import Bound, Meter, Reservation
 from flujo.domain.money import ZERO
-from flujo.exceptions import UnboundedCallError
 
 _log = logging.getLogger("flujo.agents")
 
@@ -118,23 +116,6 @@ def _token_usage(usage: RequestUsage) -> TokenUsage:
         cached_audio_tokens=usage.cache_audio_read_tokens,
         output_audio_tokens=usage.output_audio_tokens,
     )
-
-
-def is_in_loop_of(step: PayingStep) -> bool:
-    """Tell whether a call is made in the event loop of the step that pays for it; say once if it is not.
-
-    Raises:
-        UnboundedCallError: It is not, and a limit has to hold.
-    """
-    if step.loop is asyncio.get_running_loop():
-        return True
-    if step.meter.has_limit:
-        raise UnboundedCallError(
-            "a step runs an agent in an event loop of its own, where no limit can hold; make the function that runs it "
-            "async, and await the agent"
-        )
-    warn_once("what agents cost that a step runs in an event loop of their own is not counted")
-    return False
 
 
 @cache

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from flujo.domain.metering import PAYING_STEP, PayingStep
+from flujo.domain.paying_step import PayingStep, paying_step
 
 
 def meter_nested_runs() -> None:
@@ -41,7 +41,7 @@ def _paid(iterate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(iterate)
     def start(agent: Any, *args: Any, capabilities: Sequence[Any] | None = None, **options: Any) -> Any:
-        if (step := PAYING_STEP.get()) is not None:
+        if (step := paying_step()) is not None:
             from flujo.agents.metered_model import with_meter
 
             capabilities = with_meter(step, capabilities or ())
@@ -56,7 +56,7 @@ def _with_paid_model(get_model: Callable[..., Any], pay: Callable[[PayingStep, A
     @functools.wraps(get_model)
     def get(*args: Any) -> Any:
         model = get_model(*args)
-        return model if (step := PAYING_STEP.get()) is None else pay(step, model)
+        return model if (step := paying_step()) is None else pay(step, model)
 
     return get
 
@@ -78,7 +78,7 @@ def _bounded(request_batch: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(request_batch)
     def request(*args: Any, **options: Any) -> Any:
-        if (step := PAYING_STEP.get()) is not None:
+        if (step := paying_step()) is not None:
             from flujo.agents.metered_model import look_at_batch
 
             look_at_batch(step)

@@ -36,6 +36,7 @@ from flujo.domain.cost_ceiling import CostCeiling
 from flujo.domain.models import PipelineContext, StepPath, UsageLimits, new_run_id
 from flujo.domain.money import ZERO
 from flujo.domain.observers import Hook, PostRunPayload, PreRunPayload
+from flujo.domain.paying_step import paying_step
 from flujo.domain.pipeline import BaseStep, Pipeline, SubPipelineStep, alternatives, mismatch
 from flujo.domain.results import PipelineResult, Waiting
 from flujo.domain.type_compatibility import accepts
@@ -477,7 +478,16 @@ class Flujo(Generic[InT, OutT]):
         store = self._state_backend
         assert isinstance(store, BudgetStore), "a runner with budgets has such a store"
         settle = None if journal is None or store.durability == "exit" else journal.settle
-        desk = BudgetDesk(store, begin.run_id, owner, on_breach=begin.control.stop, settle_with_run=settle)
+        around = paying_step()
+        covered = (budget.name for budget in self._all_budgets if around and around.covers(store.location, budget.name))
+        desk = BudgetDesk(
+            store,
+            begin.run_id,
+            owner,
+            on_breach=begin.control.stop,
+            covered=frozenset(covered),
+            settle_with_run=settle,
+        )
         if journal is not None:
             journal.budgets = desk
         await desk.open(self._all_budgets, goes_on=journal is not None)
@@ -574,6 +584,7 @@ class Flujo(Generic[InT, OutT]):
             ) from error
 
     def _top_frame(self, begin: _Beginning, on_chunk: OnChunk | None) -> ExecutionFrame[BaseModel]:
+        budgets = None if begin.desk is None else SharedBudgets(begin.desk, ()).within(self._budgets)
         scope = RunScope(
             run_id=begin.run_id,
             home=begin.context,
@@ -585,9 +596,8 @@ class Flujo(Generic[InT, OutT]):
             cache=self._cache_backend,
             durable=begin.durable,
             desk=begin.desk,
-            budgets=SharedBudgets(begin.desk, tuple(budget.name for budget in self._budgets))
-            if begin.desk is not None and self._budgets
-            else None,
+            budgets=budgets if budgets is not None and budgets.names else None,
+            payer=paying_step(),
         )
         return ExecutionFrame(self.pipeline, begin.data, begin.context, scope, begin.governor, on_chunk=on_chunk)
 

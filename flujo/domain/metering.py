@@ -4,8 +4,6 @@ An agent that asks for `meter` by keyword gets a `Meter`. It reserves the most t
 settles the reservation to what the call did use; so the limits around the step hold at every moment.
 """
 
-from asyncio import AbstractEventLoop
-from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
@@ -207,21 +205,3 @@ class Meter(Protocol):
             RefusedCallError: What is spent leaves too little; nothing more starts in the run.
         """
         ...
-
-
-class PayingStep(Protocol):
-    """An agent step under way, which pays for all that runs within it and can be metered."""
-
-    @property
-    def meter(self) -> Meter:
-        """What reserves and charges for it."""
-        ...
-
-    @property
-    def loop(self) -> AbstractEventLoop:
-        """The event loop that it runs in; its meter is for that alone."""
-        ...
-
-
-PAYING_STEP: ContextVar[PayingStep | None] = ContextVar("PAYING_STEP", default=None)
-"""The innermost agent step that is under way here, be it in its agent, a processor, a plugin or a validator."""

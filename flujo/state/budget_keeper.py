@@ -20,6 +20,11 @@ class BudgetKeeper(ABC):
 
     _tables: BudgetTables
 
+    @property
+    def location(self) -> object:
+        """The place where the budgets are kept: this store, if there is no other."""
+        return self
+
     @abstractmethod
     async def _in_budgets(self, which: str, work: BudgetWork[T], *, run: RunWrite | None = None) -> T:
         """Run a function in a transaction; `which` says what it is about, `run` what it writes to a run."""

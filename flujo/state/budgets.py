@@ -143,6 +143,11 @@ class BudgetStore(StateBackend, Protocol):
     `spent + reserved <= limit` holds, but for charges that were not reserved or came to more than was.
     """
 
+    @property
+    def location(self) -> object:
+        """What tells the place where the budgets are kept from others; stores of one place have equal ones."""
+        ...
+
     async def declare_budgets(self, budgets: Sequence[Budget]) -> list[BudgetStatus]:
         """Make those budgets that are not there, and give new limits to those whose declaration has changed.
 

@@ -123,6 +123,11 @@ class PostgresBackend(BudgetKeeper):
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._tables = BudgetTables("flujo_", mark="%s", locks="FOR UPDATE", lease_s=lease_s)
 
+    @property
+    def location(self) -> str:
+        """The connection string."""
+        return self._dsn
+
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
 

@@ -134,6 +134,11 @@ class SQLiteBackend(BudgetKeeper):
         self._writer = SQLiteWriter(self._connect, self.path)
         self._tables = BudgetTables(lease_s=lease_s)
 
+    @property
+    def location(self) -> Path:
+        """The file, wherever links lead."""
+        return self.path.resolve()
+
     async def create(self, record: RunRecord, owner: Owner) -> bool:
         """Store a new run, unless one of its identity exists."""
 

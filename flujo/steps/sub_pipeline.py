@@ -135,7 +135,8 @@ def _shared_by(scope: RunScope, budgets: Sequence[Budget]) -> SharedBudgets | No
     if not budgets:
         return scope.budgets
     assert scope.desk is not None, "a run has a desk if any step of it has budgets"
-    return (scope.budgets or SharedBudgets(scope.desk, ())).within(budgets)
+    shared = (scope.budgets or SharedBudgets(scope.desk, ())).within(budgets)
+    return shared if shared.names else None
 
 
 def _flow_back(outer: BaseModel, before: BaseModel, inner: BaseModel) -> None:

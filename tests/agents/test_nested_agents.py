@@ -441,7 +441,7 @@ async def test_an_agent_in_a_thread_is_refused_under_a_limit(caplog: pytest.LogC
     def get_help(question: str) -> str:
         return asyncio.run(inner.run(question)).output
 
-    with pytest.raises(UnboundedCallError, match="make the function that runs it async"):
+    with pytest.raises(UnboundedCallError, match="make the function that does async"):
         await _run(Step("ask", outer), limit=1)
     await _run(Step("ask", outer))
 
@@ -479,3 +479,130 @@ assert result.total_cost > 0
 def test_agents_are_paid_for_that_are_imported_within_a_step() -> None:
     """Flujo does not import pydantic-ai, but notices when a step does."""
     subprocess.run([sys.executable, "-c", _LATE], check=True, timeout=60)
+
+
+def _runs(inner: Any, **settings: Any) -> Step[Any, Any]:
+    """Return a step whose function runs another pipeline."""
+
+    async def nest(data: str) -> str:
+        return str((await Flujo(inner, **settings).run_async(data)).output)
+
+    return Step("nest", nest)
+
+
+def _asks(mind: _Mind) -> Any:
+    return Step("first", mind.agent()) >> Step("second", mind.agent())
+
+
+@pytest.mark.parametrize("inner", [{}, {"usage_limits": _limit(1)}], ids=["without limit", "with limit"])
+async def test_a_run_within_a_step_is_paid_by_it(inner: dict[str, Any]) -> None:
+    """The limits of both hold, and both know what it cost."""
+    mind = _Mind()
+
+    result = await _run(_runs(_asks(mind), **inner), limit=0.5)
+    tight = await _run(_runs(_asks(mind), **inner), limit=Decimal("0.015"))
+
+    assert (result.status, result.output) == ("completed", "on on rivers")
+    assert (result.total_cost, len(result.step_history[0].calls)) == (mind.bill, 2)
+    assert (tight.status, tight.total_cost, len(mind.answered)) == ("stopped", Decimal(0), 2)
+
+
+async def test_the_limit_of_a_run_within_a_step_holds_too() -> None:
+    """It fails the step as any error does; what was spent counts."""
+    mind = _Mind()
+
+    result = await _run(_runs(_asks(mind), usage_limits=_limit(0.018)), limit=0.5)
+
+    assert (result.status, mind.answered) == ("failed", ["rivers", "rivers"]), "each attempt gets one answer"
+    assert result.total_cost == mind.bill
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, -1], ids=["killed at first", "killed at second", "stopped"])
+async def test_a_run_within_a_step_asks_nothing_again(dies_at: int) -> None:
+    """It begins again, and knows from the outer run what it was answered."""
+    mind, backend = _Mind(dies_at), InMemoryBackend()
+    if dies_at >= 0:
+        with pytest.raises(_Killed):
+            await _run(_runs(_asks(mind)), limit=1, state_backend=backend)
+    else:
+        assert (await _run(_runs(_asks(mind)), limit=0.018, state_backend=backend)).status == "stopped"
+
+    result = await _run(_runs(_asks(mind)), limit=1, state_backend=backend)
+
+    assert (result.status, mind.answered) == ("completed", ["rivers", "on rivers"])
+    uncertain = [call.cost for call in result.step_history[0].calls if call.is_uncertain]
+    assert result.total_cost == add_usd(mind.bill, sum(uncertain, Decimal(0)))
+    assert len(uncertain) == (dies_at >= 0)
+
+
+@pytest.mark.parametrize("shares_store", [True, False])
+async def test_a_budget_counts_what_a_run_within_a_step_pays_once(*, shares_store: bool) -> None:
+    """Two runs that declare one budget of one store do not charge it twice; of two stores each has its own."""
+    mind, outer = _Mind(), InMemoryBackend()
+    inner = outer if shares_store else InMemoryBackend()
+    budget = Budget("team", usd=1)
+
+    step = _runs(_asks(mind), budgets=[budget], state_backend=inner)
+    await _run(step, state_backend=outer, budgets=[budget])
+
+    for store in (outer, inner):
+        status = await store.budget_status("team")
+        assert (status.spent.usd, status.spent.requests) == (mind.bill, 2)
+
+
+async def test_a_function_in_a_run_within_a_step_reports_to_both() -> None:
+    """What is only reported counts for the outer run as well, and once."""
+
+    async def translate(text: str) -> _Reported:
+        return _Reported(text, Decimal("0.3"))
+
+    inner: Flujo[Any, Any] = Flujo(Step("translate", translate))
+
+    async def nest(data: str) -> _Reported:
+        result = await inner.run_async(data)
+        return _Reported(data, result.total_cost)
+
+    assert (await _run(Step("nest", nest), limit=1)).total_cost == Decimal("0.3")
+    assert (await _run(Step("nest", nest), limit=Decimal("0.2"))).status == "stopped"
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_what_runs_on_after_its_step_is_not_paid_by_it(limit: float | None) -> None:
+    """Under a limit it is refused; without one it runs as it would without flujo."""
+    mind = _Mind()
+    agent, tasks = mind.agent(), list[asyncio.Task[Any]]()
+
+    async def forget(data: str) -> str:
+        tasks.append(asyncio.create_task(_later(agent.run, data)))
+        return data
+
+    result = await _run(Step("forget", forget), limit=limit)
+    (ended,) = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert (result.status, result.total_cost) == ("completed", Decimal(0))
+    assert isinstance(ended, UnboundedCallError) == (limit is not None)
+    assert len(mind.answered) == (limit is None)
+
+
+async def _later(ask: Ask, data: str) -> Any:
+    await asyncio.sleep(0.01)
+    return await ask(data)
+
+
+async def test_a_refusal_that_code_wraps_is_a_refusal_all_the_same() -> None:
+    """A group of errors, or another error, stops the step where it stands, and asks nothing again."""
+    mind, backend = _Mind(), InMemoryBackend()
+    agent = mind.agent()
+
+    async def grouped(data: str) -> str:
+        first = await agent.run(data)
+        async with asyncio.TaskGroup() as group:
+            second = group.create_task(_awaited(agent.run(f"more {first.output}")))
+        return str(second.result().output)
+
+    stopped = await _run(Step("step", grouped, max_retries=3), limit=Decimal("0.018"), state_backend=backend)
+    result = await _run(Step("step", grouped, max_retries=3), limit=1, state_backend=backend)
+
+    assert (stopped.status, stopped.step_history[0].attempts) == ("stopped", 1)
+    assert (result.status, mind.answered) == ("completed", ["rivers", "more on rivers"])
+    assert result.total_cost == mind.bill

@@ -60,7 +60,7 @@ async def ask(
     if attempts.metered is not None:
         attempts.metered.begin_call()
     is_ending = False
-    started = 0.0 if frame.scope.budgets is None else perf_counter()
+    started = 0.0 if frame.scope.budgets is None and frame.scope.payer is None else perf_counter()
     try:
         if meter is not None and step.max_cost is not None:
             await within_deadline(control, meter.begin(step.max_cost))
@@ -104,19 +104,15 @@ async def ask(
 
 async def _charge(answer: Answer, call: AgentCall[Any, Any], attempts: Attempts, started: float) -> None:
     """Charge what a call came to that started at this moment, and leave in the answer what no meter knows of."""
-    scope, usage = attempts.frame.scope, attempts.frame.usage
+    scope = attempts.frame.scope
     if attempts.metered is not None:
         attempts.metered.end_call(answer, is_metered=call.is_metered)
     if not (answer.cost or answer.tokens):
         return
-    await usage.add_usage(answer.cost, answer.tokens)
-    if attempts.metered is None and scope.durable is None and scope.budgets is None:
+    if attempts.metered is None and scope.durable is None and scope.budgets is None and scope.payer is None:
+        await attempts.frame.usage.add_usage(answer.cost, answer.tokens)
         return
-    meter = attempts.meter
-    meter.report(answer.cost, answer.tokens)
-    if scope.budgets is not None:
-        meter.tell_store()
-        await scope.budgets.charge(answer.cost, answer.tokens, perf_counter() - started)
+    await attempts.charge(answer.cost, answer.tokens, perf_counter() - started)
     answer.cost, answer.tokens = ZERO, 0
 
 

@@ -21,7 +21,7 @@ from flujo.application.core.pausing import take_answer, wait_for_person
 from flujo.application.core.state_manager import Question
 from flujo.application.core.ultra_executor import ExecutorCore
 from flujo.domain.agents import AgentCall, has_feedback_field
-from flujo.domain.metering import PAYING_STEP
+from flujo.domain.paying_step import PAYING_STEP
 from flujo.domain.prompts import PromptTemplate
 from flujo.domain.results import StepResult
 from flujo.domain.step import AgentStep
@@ -78,6 +78,7 @@ async def _handle_agent_step(core: ExecutorCore, step: AgentStep[Any, Any], fram
         result = await _attempt(step, step.call, attempts)
     finally:
         PAYING_STEP.reset(around)
+        attempts.close()
     if result.status == "failed":
         await _tell_failure_handlers(step)
     return await _keep(step, frame, result) if step.updates_context else result
@@ -206,9 +207,15 @@ async def _end_at_once(step: AgentStep[Any, Any], attempts: Attempts, failure: B
         return attempts.result(status="aborted", feedback=str(failure))
     if isinstance(failure, CutShortError):
         return await _leave(attempts, status="stopped", feedback=f"cut short: {failure}")
-    if isinstance(failure, RefusedCallError):
-        return await _leave(attempts, status="stopped", feedback=f"refused: {failure}")
+    if isinstance(failure, RefusedCallError) or (attempts.metered is not None and attempts.metered.is_refused):
+        return await _leave(attempts, status="stopped", feedback=f"refused: {_refusal(failure, frame)}")
     return None
+
+
+def _refusal(failure: BaseException, frame: ExecutionFrame[Any]) -> str:
+    """Return why a call was refused, which the code that made it may have wrapped in an error of its own."""
+    halt = frame.scope.control.halt
+    return str(failure) if isinstance(failure, RefusedCallError) or halt is None else halt.reason
 
 
 async def _leave(attempts: Attempts, **ending: Any) -> StepResult:

@@ -29,6 +29,7 @@ class Attempts:
         output: The newest output.
         metadata: What is to be said of the step.
         metered: The meter, if anything was metered.
+        is_over: Whether the step has ended, so that it pays for nothing more.
     """
 
     frame: ExecutionFrame[Any]
@@ -40,6 +41,7 @@ class Attempts:
     output: Any = None
     metadata: dict[str, Any] | None = None
     metered: CallMeter | None = None
+    is_over: bool = False
 
     @property
     def meter(self) -> CallMeter:
@@ -47,6 +49,27 @@ class Attempts:
         if self.metered is None:
             self.metered = CallMeter(self.frame, self.task)
         return self.metered
+
+    async def charge(self, cost: Decimal, tokens: int, seconds: float) -> None:
+        """Charge what nothing has reserved; see `PayingStep`."""
+        await self.meter.charge(cost, tokens, seconds)
+
+    def recall(self, key: str) -> tuple[Any, MeteredCall] | None:
+        """Return what a call of a run within the step gave, and was charged; see `PayingStep`."""
+        return self.meter.recall_charged(key)
+
+    def covers(self, location: object, budget: str) -> bool:
+        """Tell whether what the step pays is counted in a budget; see `PayingStep`."""
+        scope = self.frame.scope
+        if scope.budgets is not None and budget in scope.budgets.names:
+            return scope.budgets.desk.store.location == location
+        return scope.payer is not None and scope.payer.covers(location, budget)
+
+    def close(self) -> None:
+        """Let the step pay for nothing more."""
+        self.is_over = True
+        if self.metered is not None:
+            self.metered.is_over = True
 
     def add(self, answer: Answer) -> None:
         """Count an attempt, with what its answer reported; what was metered is known."""

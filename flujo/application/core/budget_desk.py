@@ -57,6 +57,7 @@ class BudgetDesk:
         run_id: The run.
         owner: Who makes its calls.
         on_breach: Called with a message and the budget's name whenever a limit turns out to be passed.
+        covered: The budgets in which the step of another run that this one is within counts what is paid here.
         settle_with_run: Stores what is to be settled together with what the run has to store, so that both agree on
             what was paid, whenever the process is killed; `None` if the run stores nothing while it goes on.
     """
@@ -68,11 +69,13 @@ class BudgetDesk:
         owner: Owner,
         *,
         on_breach: Callable[[str, str], None],
+        covered: frozenset[str] = frozenset(),
         settle_with_run: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self.run_id = run_id
         self.owner = owner
+        self.covered = covered
         self.statuses: dict[str, BudgetStatus] = {}
         self._waiting: dict[tuple[str, ...], dict[Place, None]] = {}  # in order, by the budgets they wait for
         self._on_breach = on_breach

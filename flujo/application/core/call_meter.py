@@ -56,6 +56,8 @@ class CallMeter:
         part_cost: US dollars that calls used which are parts of an attempt that is reserved as a whole.
         part_tokens: Tokens that they used.
         is_used: Whether the attempt under way reserved anything.
+        is_refused: Whether a call was refused.
+        is_over: Whether the step has ended, so that nothing more is charged to it.
         is_doubtful: Whether a part of an attempt that is reserved as a whole may have cost more than it was charged.
     """
 
@@ -66,10 +68,13 @@ class CallMeter:
     calls: list[MeteredCall] = field(default_factory=list[MeteredCall])
     of_step: list[MeteredCall] = field(default_factory=list[MeteredCall])
     is_used: bool = False
+    is_refused: bool = False
+    is_over: bool = False
     is_doubtful: bool = False
     part_cost: Decimal = ZERO
     part_tokens: int = 0
-    _first_call: int = 0  # that the agent's call under way made
+    _certain: _Sum = field(default_factory=_Sum)  # charges of which it is known what they are
+    _certain_before: tuple[Decimal, int] = ZERO, 0  # the agent's call under way
     _kept: list[MeteredCall] = field(default_factory=list[MeteredCall])  # that the store has by themselves
     _known: _Sum = field(default_factory=_Sum)  # charges that it has not
     _uncertain: _Sum = field(default_factory=_Sum)
@@ -79,29 +84,42 @@ class CallMeter:
     @property
     def has_limit(self) -> bool:
         """Whether a limit has to hold at every moment; if the attempt as a whole is reserved, that is enough."""
-        return self._whole is None and (self._frame.usage.has_limit or self._frame.scope.budgets is not None)
+        scope = self._frame.scope
+        return self._whole is None and (
+            self._frame.usage.has_limit
+            or scope.budgets is not None
+            or (scope.payer is not None and scope.payer.meter.has_limit)
+        )
 
     @property
     def has_usd_limit(self) -> bool:
         """Whether a limit in dollars has to hold at every moment; likewise."""
-        budgets = self._frame.scope.budgets
+        scope = self._frame.scope
         return self._whole is None and (
-            self._frame.usage.has_usd_limit or (budgets is not None and budgets.has_usd_limit)
+            self._frame.usage.has_usd_limit
+            or (scope.budgets is not None and scope.budgets.has_usd_limit)
+            or (scope.payer is not None and scope.payer.meter.has_usd_limit)
         )
 
     @property
     def min_output_tokens(self) -> int:
         """The fewest output tokens that an answer is worth asking for."""
-        of_limits = self._frame.usage.min_output_tokens
-        return of_limits if self._frame.scope.budgets is None else max(of_limits, MIN_OUTPUT_TOKENS)
+        scope, least = self._frame.scope, self._frame.usage.min_output_tokens
+        if scope.budgets is not None:
+            least = max(least, MIN_OUTPUT_TOKENS)
+        return least if scope.payer is None else max(least, scope.payer.meter.min_output_tokens)
 
     def fits(self, call: BoundedCall) -> bool:
         """Tell whether the call as a whole fits; see `Meter`."""
         if not self.has_limit:
             return True
-        whole, budgets = call.within(None, None), self._frame.scope.budgets
+        whole, scope = call.within(None, None), self._frame.scope
         assert whole is not None, "every call fits where there is no limit"
-        return self._frame.usage.fits(whole) and (budgets is None or budgets.fits(whole))
+        return (
+            self._frame.usage.fits(whole)
+            and (scope.budgets is None or scope.budgets.fits(whole))
+            and (scope.payer is None or scope.payer.meter.fits(call))
+        )
 
     def doubt(self) -> None:
         """Note that a call may have cost more than it will be settled with; see `Meter`."""
@@ -115,15 +133,19 @@ class CallMeter:
         """
         if self._whole is not None:
             return self._part(call, label)
+        if self.is_over:
+            return self._late(call, label)
         self.is_used = True
         control = self._frame.scope.control
         if (halt := control.halt) is not None:
+            self.is_refused = True
             raise RefusedCallError(halt.reason)
         try:
             reservation = _MeteredReservation(await self._frame.usage.reserve(call), self, label)
             self._open.append(reservation)
             await self._keep(call, reservation)
         except RefusedCallError as refused:
+            self.is_refused = True
             control.refuse(str(refused), refused.budget)
             raise
         reservation.started = perf_counter()
@@ -131,36 +153,48 @@ class CallMeter:
 
     @property
     def keeps_calls(self) -> bool:
-        """Whether the run is stored."""
-        return self._frame.scope.durable is not None
+        """Whether the run is stored, or one that it is within."""
+        scope = self._frame.scope
+        return scope.durable is not None or (scope.payer is not None and scope.payer.meter.keeps_calls)
 
     def recall(self, key: str) -> Any | None:
         """Return what a call gave that was made before the run was killed; see `Meter`."""
-        durable = self._frame.scope.durable
-        kept = None if durable is None else durable.recall_call(self._frame.path, key)
-        if kept is None:
-            return None
-        value, call = kept
-        self.is_used = True
-        self.note_recalled(call)
-        return value
+        kept = self.recall_charged(key)
+        return None if kept is None else kept[0]
+
+    def recall_charged(self, key: str) -> tuple[Any, MeteredCall] | None:
+        """Do the same, and return with it what the call was charged."""
+        scope = self._frame.scope
+        kept: tuple[Any, MeteredCall] | None = None
+        if scope.durable is not None:
+            kept = scope.durable.recall_call(self._frame.path, key)
+        elif scope.payer is not None and (kept := scope.payer.recall(key)) is not None:
+            self._frame.usage.recall(kept[1].cost, kept[1].tokens)
+        if kept is not None:
+            self.is_used = True
+            self.note_recalled(kept[1])
+        return kept
 
     def note_recalled(self, call: MeteredCall) -> None:
         """Note what a call was charged before the run went on."""
         self.add(call.cost, call.tokens)
         self._kept.append(call)
+        if not call.is_uncertain:
+            self._certain.add(call)
         if call.cost or call.tokens:
             self.calls.append(call)
 
     async def keep(self, key: str, value: Any, cost: Decimal, tokens: int) -> None:
         """Keep what a call gave; see `Meter`."""
-        durable = self._frame.scope.durable
-        if durable is None:
+        scope = self._frame.scope
+        if scope.durable is None:
+            if scope.payer is not None:
+                await scope.payer.meter.keep(key, value, cost, tokens)
             return
         call = self._ended(cost, tokens)
         self._kept.append(call)
         (self._uncertain if call.is_uncertain else self._known).take(call)
-        await durable.keep_call(self._frame.path, key, value, call, self.held())
+        await scope.durable.keep_call(self._frame.path, key, value, call, self.held())
 
     def _ended(self, cost: Decimal, tokens: int) -> MeteredCall:
         """Return the last call that was charged so much."""
@@ -221,6 +255,11 @@ class CallMeter:
         """Let stores know what may be paid, before it is: whoever is killed cannot tell afterwards."""
         scope = self._frame.scope
         try:
+            if scope.payer is not None:
+                reservation.outside = await scope.payer.meter.reserve(
+                    _Within(call, reservation.bound), label=reservation.label
+                )
+                reservation.held.make_smaller(reservation.outside.bound)
             if scope.budgets is not None:
                 await self._share(call, reservation, scope.budgets)
             elif scope.durable is not None:
@@ -245,6 +284,16 @@ class CallMeter:
             call, reservation.bound, hold, timeout_s=timeout_s, halt=self._frame.scope.control.why_halted
         )
 
+    def _late(self, call: BoundedCall, label: str | None) -> Reservation:
+        """Return what stands for a call that is made after the step has ended, which nobody pays for.
+
+        Raises:
+            RefusedCallError: A limit has to hold for it.
+        """
+        if self.has_limit:
+            raise RefusedCallError(f"step {self._frame.step.name!r}, which would pay for it, has ended")
+        return self._part(call, label)
+
     def _part(self, call: BoundedCall, label: str | None) -> Reservation:
         """Return what stands for a call within an attempt that is reserved as a whole: it only counts."""
         bound = call.within(None, None)
@@ -262,7 +311,7 @@ class CallMeter:
 
     def begin_call(self) -> None:
         """Note that the agent is called: what it reports is held against what is metered from now on."""
-        self.is_used, self._first_call = False, len(self.calls)
+        self.is_used, self._certain_before = False, (self._certain.cost, self._certain.tokens)
 
     def end_call(self, answer: Answer, *, is_metered: bool) -> None:
         """Charge what the agent has reserved still, and leave in its answer what is to be charged besides.
@@ -284,11 +333,9 @@ class CallMeter:
         """Return what an answer reports that was not metered; whoever knows of no meter reports all it knows of."""
         if is_metered:
             return (ZERO, 0) if self.is_used and self._whole is None else (answer.cost, answer.tokens)
-        known = _Sum()
-        for call in self.calls[self._first_call :]:
-            if not call.is_uncertain:
-                known.add(call)
-        return max(subtract_usd(answer.cost, known.cost), ZERO), max(answer.tokens - known.tokens, 0)
+        cost, tokens = self._certain_before
+        cost, tokens = subtract_usd(self._certain.cost, cost), self._certain.tokens - tokens
+        return max(subtract_usd(answer.cost, cost), ZERO), max(answer.tokens - tokens, 0)
 
     def end(self) -> None:
         """Charge all that is reserved still: nobody knows what it has cost."""
@@ -297,10 +344,18 @@ class CallMeter:
         self._whole, self.part_cost, self.part_tokens = None, ZERO, 0
         self.is_doubtful = False
 
-    def report(self, cost: Decimal, tokens: int) -> None:
-        """Note what an answer reported, which is charged besides."""
+    async def charge(self, cost: Decimal, tokens: int, seconds: float) -> None:
+        """Charge what was reported, and nothing had reserved."""
+        scope, call = self._frame.scope, MeteredCall(None, cost, tokens)
+        await self._frame.usage.add_usage(cost, tokens)
         self.add(cost, tokens)
-        self._known.add(MeteredCall(None, cost, tokens))
+        self._known.add(call)
+        self._certain.add(call)
+        if scope.payer is not None:
+            await scope.payer.charge(cost, tokens, seconds)
+        if scope.budgets is not None:
+            self.tell_store()
+            await scope.budgets.charge(cost, tokens, seconds)
 
     @contextmanager
     def settling(self) -> Generator[None]:
@@ -326,7 +381,11 @@ class CallMeter:
         """Note what a call was charged, if it was charged anything."""
         if call.cost or call.tokens:
             self.calls.append(call)
-            (self._uncertain if call.is_uncertain else self._known).add(call)
+            if call.is_uncertain:
+                self._uncertain.add(call)
+            else:
+                self._known.add(call)
+                self._certain.add(call)
 
     def note_whole(self, reservation: "_MeteredReservation", cost: Decimal, tokens: int) -> None:
         """Note what a reservation was charged; of the attempt as a whole, what is left of it without its parts."""
@@ -334,6 +393,25 @@ class CallMeter:
             cost, tokens = subtract_usd(cost, self.part_cost), tokens - self.part_tokens
         is_uncertain = self.is_doubtful and reservation is self._whole
         self.note(MeteredCall(reservation.label, cost, tokens, is_uncertain=is_uncertain))
+
+
+@dataclass(slots=True, frozen=True)
+class _Within:
+    """A call that is made to fit into a bound at the most."""
+
+    call: BoundedCall
+    bound: Bound
+
+    @property
+    def least(self) -> Bound:
+        return self.call.least
+
+    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
+        most = self.bound
+        return self.call.within(
+            most.cost if usd is None else min(usd, most.cost),
+            most.tokens if tokens is None else min(tokens, most.tokens),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -344,6 +422,7 @@ class _MeteredReservation:
     meter: CallMeter
     label: str | None
     shared: SharedReservation | None = None
+    outside: Reservation | None = None
     started: float = 0.0  # on the clock of `perf_counter`
 
     @property
@@ -354,6 +433,8 @@ class _MeteredReservation:
         if self.meter.take_back(self):
             self.meter.add(cost, tokens)
             self.meter.note_whole(self, cost, tokens)
+            if self.outside is not None:
+                self.outside.settle(cost, tokens)
             if self.shared is not None:
                 self.shared.settle(cost, tokens, perf_counter() - self.started)
                 self.meter.tell_store()
@@ -362,6 +443,8 @@ class _MeteredReservation:
 
     def release(self) -> None:
         if self.meter.take_back(self):
+            if self.outside is not None:
+                self.outside.release()
             if self.shared is not None:
                 self.shared.release()
                 self.meter.tell_store()
@@ -371,6 +454,8 @@ class _MeteredReservation:
         if self.meter.take_back(self):
             self.meter.add(self.bound.cost, self.bound.tokens)
             self.meter.note(MeteredCall(self.label, self.bound.cost, self.bound.tokens, is_uncertain=True))
+            if self.outside is not None:
+                self.outside.lose()
             if self.shared is not None:
                 self.shared.lose()
                 self.meter.tell_store()

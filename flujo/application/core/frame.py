@@ -18,6 +18,7 @@ from flujo.application.core.usage_governor import UsageGovernor
 from flujo.cache.backends import ICacheBackend
 from flujo.domain.metering import MeteredCall
 from flujo.domain.models import HumanInteraction, StepPath
+from flujo.domain.paying_step import PayingStep
 from flujo.domain.pipeline import BaseStep, Pipeline
 from flujo.domain.results import StepResult, Waiting
 from flujo.state.budgets import BudgetOutcome, BudgetRequest
@@ -258,6 +259,7 @@ class RunScope:
         new_context: Makes the context of a sub-pipeline.
         clock: Tells the time.
         resources: What the agents share; `None` if there are none.
+        payer: The step of another run that this run is within, which pays for it; `None` if there is none.
         brought: The resources that runners bring along which are steps of the run.
         hooks: Whom to tell; `None` if nobody listens.
         cache: Where cached steps without a cache of their own keep their results.
@@ -275,6 +277,7 @@ class RunScope:
     durable: DurableRun | None = None
     desk: BudgetDesk | None = None
     budgets: SharedBudgets | None = None
+    payer: PayingStep | None = None
     brought: BroughtResources = field(default_factory=BroughtResources)
 
 

@@ -39,8 +39,8 @@ class SharedBudgets:
     names: tuple[str, ...]
 
     def within(self, budgets: Iterable[Budget]) -> "SharedBudgets":
-        """Return these budgets and more."""
-        more = [budget.name for budget in budgets if budget.name not in self.names]
+        """Return these budgets and more, each once."""
+        more = [budget.name for budget in budgets if budget.name not in {*self.names, *self.desk.covered}]
         return SharedBudgets(self.desk, (*self.names, *more)) if more else self
 
     @property

@@ -10,6 +10,7 @@ from flujo.testing import StubAgent
 from tests.application.core.agent_answers import Paid
 
 _ONE_DOLLAR = UsageLimits(total_cost_usd_limit=1)
+_FIVE_DOLLARS = UsageLimits(total_cost_usd_limit=5)
 
 
 async def test_a_nested_run_that_passes_its_own_limit_fails_the_outer_step() -> None:
@@ -20,9 +21,10 @@ async def test_a_nested_run_that_passes_its_own_limit_fails_the_outer_step() -> 
         return await inner.run_async(data)
 
     outer = Step("outer", nest, max_retries=0).fallback(Step("rescue", StubAgent(["saved"])))
-    result = await Flujo(outer, usage_limits=_ONE_DOLLAR).run_async("go")
+    result = await Flujo(outer, usage_limits=_FIVE_DOLLARS).run_async("go")
 
     assert (result.status, result.output) == ("completed", "saved")
+    assert result.total_cost == 2
     assert "the run passed its limit of $1: $2 spent" in result.step_history[0].metadata_["original_error"]
 
 
@@ -78,6 +80,6 @@ async def test_a_breach_of_a_nested_run_leaves_the_outer_call_alone() -> None:
             return exceeded.result.status
         return "no limit"
 
-    result = await Flujo(Step("nest", nest, timeout_s=60), usage_limits=_ONE_DOLLAR).run_async("go")
+    result = await Flujo(Step("nest", nest, timeout_s=60), usage_limits=_FIVE_DOLLARS).run_async("go")
 
     assert result.output == "stopped"
