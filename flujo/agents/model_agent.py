@@ -131,17 +131,20 @@ class StructuredAgent(ModelAgent):
 
         from flujo.agents.partial_values import partial_values
 
-        options = self._options(meter, messages, **given)
+        options, seen = self._options(meter, messages, **given), list[Any]()  # the newest value
         with self._told_apart():
             async with self.agent.iter(_prompt(data), **options) as run:
                 async for node in run:
                     if Agent.is_model_request_node(node):
                         async with node.stream(run.ctx) as answer:
                             async for value in partial_values(answer):
+                                seen = [value]
                                 yield Partial(value)
                 assert run.result is not None, "a run that came to its end has a result"
                 _append(messages, run.result.new_messages())
-                yield Partial(run.result.output)
+                whole = run.result.output
+                if not seen or type(seen[0]) is not type(whole) or seen[0] != whole:
+                    yield Partial(whole)
 
 
 class EmbeddingAgent:

@@ -30,7 +30,6 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, Union, r
 
 from pydantic import BaseModel
 
-from flujo.domain.metering import MeteredCall
 from flujo.domain.money import ZERO, add_usd, exact_usd
 from flujo.domain.pipeline import BaseStep
 from flujo.domain.results import StepResult
@@ -98,14 +97,12 @@ class Answer:
         cost: US dollars the answer reports, exact.
         tokens: Tokens the answer reports, input and output together.
         failure: Why there is no answer, or none that counts; `None` for a good one.
-        calls: What was metered of it, call by call.
     """
 
     output: Any = None
     cost: Decimal = ZERO
     tokens: int = 0
     failure: BaseException | None = None
-    calls: Sequence[MeteredCall] = ()
 
 
 def read_answer(answer: Any) -> Answer:

@@ -208,9 +208,10 @@ class CallMeter:
         durable, known, uncertain = self._frame.scope.durable, self._known, self._uncertain
         if durable is None or not (known.cost or known.tokens or uncertain.cost or uncertain.tokens):
             return
-        paid = _Sum(known.cost, known.tokens, known.labels)
-        paid.add(uncertain.as_call(is_uncertain=True))
-        call = paid.as_call(is_uncertain=bool(uncertain.cost or uncertain.tokens))
+        paid, is_uncertain = _Sum(known.cost, known.tokens, set(known.labels)), bool(uncertain.cost or uncertain.tokens)
+        if is_uncertain:
+            paid.add(uncertain.as_call(is_uncertain=True))
+        call = paid.as_call(is_uncertain=is_uncertain)
         try:
             await durable.keep_call(self._frame.path, key, value, call, ())
         except SerializationError as error:  # a processor may make something of it that can be stored
