@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic_ai import Agent
@@ -606,3 +606,40 @@ async def test_a_refusal_that_code_wraps_is_a_refusal_all_the_same() -> None:
     assert (stopped.status, stopped.step_history[0].attempts) == ("stopped", 1)
     assert (result.status, mind.answered) == ("completed", ["rivers", "more on rivers"])
     assert result.total_cost == mind.bill
+
+
+async def test_an_answer_that_was_kept_is_not_one_of_the_next_attempt() -> None:
+    """What the kept answer's own calls gave is part of it; another attempt asks anew."""
+    mind, backend = _Mind(dies_at=1), InMemoryBackend()
+    agent, judged = mind.agent(), list[str]()
+
+    async def translate(text: str) -> _Reported:
+        return _Reported((await agent.run(text)).output, Decimal("0.3"))
+
+    async def is_second(output: str) -> str:
+        await agent.run(f"judge {output}")
+        judged.append(output)
+        return "previous" if len(judged) > 1 else "first"
+
+    step = Step("step", translate, validators=[_Validator(is_second, "", refuses_first=True)], max_retries=1)
+    with pytest.raises(_Killed):
+        await _run(step, limit=2, state_backend=backend)
+    result = await _run(step, limit=2, state_backend=backend)
+
+    assert (result.status, result.step_history[0].attempts) == ("completed", 2)
+    assert [asked.split()[0] for asked in mind.answered] == ["rivers", "judge", "rivers", "judge"]
+
+
+async def test_a_run_within_a_step_gets_no_more_than_the_step_has_left() -> None:
+    """The limit of the outer run lowers what the inner one may say."""
+    granted = list[int]()
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        granted.append(cast("dict[str, Any]", info.model_settings)["max_tokens"])
+        return ModelResponse([TextPart("me")], usage=RequestUsage(input_tokens=1, output_tokens=1))
+
+    agent = Agent(FunctionModel(answer, model_name="mind"), model_settings={"max_tokens": _MAX_TOKENS})
+    await _run(_runs(Step("inner", agent)), limit=0.03)
+
+    (tokens,) = granted
+    assert 16 <= tokens < 30
