@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -67,7 +68,7 @@ class _Mind:
         """Return an agent that asks it, made as pydantic-ai's documentation says."""
         return Agent(FunctionModel(self._answer, model_name="mind"), model_settings={"max_tokens": _MAX_TOKENS})
 
-    def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    async def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         part = messages[-1].parts[-1]
         asked = str(getattr(part, "content", ""))
         if len(self.answered) == self.dies_at:
@@ -246,10 +247,12 @@ async def test_a_run_that_is_killed_asks_nothing_again(dies_at: int) -> None:
 
     assert len(whole.answered) == _REQUESTS_OF_EVERYTHING
     assert (result.status, result.output) == (uninterrupted.status, uninterrupted.output)
-    assert sorted(mind.answered) == sorted(whole.answered)
+    in_flight = Counter(mind.answered) - Counter(whole.answered)  # two are asked at once
+    assert set(mind.answered) == set(whole.answered)
+    assert in_flight.total() <= 1
     uncertain = [call.cost for call in result.step_history[0].calls if call.is_uncertain]
     assert 0 < sum(uncertain) <= _MOST * 2
-    assert result.total_cost == add_usd(whole.bill, sum(uncertain, Decimal(0)))
+    assert mind.bill < result.total_cost == add_usd(whole.bill, sum(uncertain, Decimal(0)))
 
 
 @pytest.mark.parametrize("share", range(1, 40))

@@ -211,7 +211,8 @@ def test_the_calls_of_a_run_that_was_killed_are_shown(capsys: Captured) -> None:
 
     shown = rows(lines)
     assert ["openai:model", "$0.0031", "7"] in shown
-    assert ["openai:model", "uncertain", "$0.03", "70"] in shown
+    assert ["openai:model", "$0.01", "20"] in shown
+    assert ["openai:model", "uncertain", "$0.02", "50"] in shown
     assert ["total", "running", "$0.0531001", "134"] in shown
     assert ["of it not charged yet", "$0.02", "50"] in shown
     total = Decimal(told["total_cost"]) + Decimal(told["cost_not_charged"])
