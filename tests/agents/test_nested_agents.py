@@ -36,6 +36,7 @@ from flujo import (
     set_price,
 )
 from flujo.agents.prices import reset_prices
+from flujo.cli.stored_steps import stored_steps
 from flujo.domain.budgets import Budget
 from flujo.domain.money import add_usd, exact_usd
 from tests.agents.calls import assert_calls_add_up
@@ -265,6 +266,10 @@ async def test_a_run_that_is_stopped_asks_nothing_again(share: int) -> None:
     stopped = await _run(_everything(mind), limit=limit, state_backend=backend)
     assert stopped.status == "stopped"
     assert mind.bill == stopped.total_cost <= limit
+    (told,) = stored_steps(await backend.load("run"))
+    assert (told.name, told.status, told.cost) == ("step", "stopped", mind.bill)
+    assert told.feedback is not None
+    assert told.feedback.startswith("refused: the run has")
     result = await _run(_everything(mind), limit=5, state_backend=backend)
 
     assert (result.status, result.output) == (uninterrupted.status, uninterrupted.output)

@@ -61,11 +61,33 @@ class _Spent:
     """What the attempts so far changed in the context, if more of them were to come."""
     calls: tuple[MeteredCall, ...] = ()
     """What was metered of the cost."""
+    goes_on_after: int | None = None
+    """If it was left in the midst of an attempt, how many came before that one; `None` if it was not."""
+    told: str | None = None
+    """What that attempt is told was wrong with the one before."""
 
     @property
     def is_unfinished(self) -> bool:
         """Whether the step had attempts left when this was stored."""
         return self.status == "completed"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of what the step comes to in the end."""
+        return self.is_paid or self.is_unfinished or self.goes_on_after is not None
+
+    def left(self, result: StepResult) -> "_Spent":
+        """Return the same of a step that was left in the midst of its next attempt, and why it was."""
+        goes_on_after, told = (self.attempts, self.feedback) if self.is_unfinished else (self.goes_on_after, self.told)
+        return replace(
+            self,
+            name=result.name,
+            status=result.status,
+            feedback=result.feedback,
+            latency_s=result.latency_s,
+            goes_on_after=goes_on_after or 0,
+            told=told,
+        )
 
     @property
     def is_paid(self) -> bool:
@@ -154,7 +176,8 @@ class DurableJournal(StateManager):
         self._calls: dict[str, list[tuple[int, _Call]]] = {}  # that an attempt under way then had made, by number
         self._made_calls: dict[str, list[int]] = {}  # that are part of the attempt under way now
         self._calls_of_step: dict[str, list[int]] = {}  # that another attempt does not make again
-        self._left_off: set[str] = set()  # steps that are in the midst of an attempt that goes on with the run
+        self._unfinished: dict[str, _Spent] = {}  # what attempts came to that more are to follow, in this run
+        self._left_off: dict[str, _Spent] = {}  # what came before attempts that go on when the run does
         self._changed: dict[StepPath, Any] = {}  # by steps that did not finish
         self._at_work: dict[StepPath, tuple[BaseModel, BaseModel]] = {}  # context before and now
         self._said: list[_Said] = []
@@ -374,11 +397,14 @@ class DurableJournal(StateManager):
     async def spend(self, path: StepPath, result: StepResult) -> None:
         """Store what a step has spent without finishing, before this run went on and since, and how it ended."""
         written = written_path(path)
-        if self._frontier.has_inner(written) or written in self._left_off:
-            return  # its result is that of a step within it, or of an attempt that goes on; all of it is stored
+        if self._frontier.has_inner(written):
+            return  # its result is that of a step within it, where this is stored already
+        if (earlier := self._left_off.pop(written, None)) is not None:
+            await self._put(written, "spent", self._codec.encode(earlier.left(result)))
+            return
         cost, tokens, attempts, calls = result.cost, result.token_counts, result.attempts, tuple(result.calls)
         before = self._spent.get(written)
-        if before is not None and (before.is_paid or before.is_unfinished):
+        if before is not None and before.counts:
             cost, tokens, attempts = add_usd(cost, before.cost), tokens + before.tokens, attempts + before.attempts
             calls = (*before.calls, *calls)
         contexts = self._at_work.get(path) if result.success else self._at_work.pop(path, None)
@@ -388,7 +414,9 @@ class DurableJournal(StateManager):
         )
         self._set_held(written, ())
         made = self._made_calls.pop(written, [])
-        if not spent.is_unfinished:
+        if spent.is_unfinished:
+            self._unfinished[written] = spent
+        else:
             made += self._calls_of_step.pop(written, [])
         for number in made:
             self._frontier.drop_call(written, number)
@@ -397,7 +425,11 @@ class DurableJournal(StateManager):
 
     async def leave(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
         """Store what the attempt at a step that is under way has paid, because it goes on when the run does."""
-        self._left_off.add(written_path(path))
+        written = written_path(path)
+        earlier = self._unfinished.get(written) or self._spent.get(written)
+        if earlier is None or not earlier.counts:
+            earlier = _Spent(ZERO, 0, 0, "", "stopped", None, 0.0)
+        self._left_off[written] = earlier
         await self.hold(path, held)
 
     def keep_calls_of_step(self, path: StepPath) -> None:
@@ -497,7 +529,11 @@ class DurableJournal(StateManager):
         A step that had no attempts left starts afresh.
         """
         before = self._spent.get(written_path(path)) if self._spent else None
-        return (before.attempts, before.feedback) if before is not None and before.is_unfinished else (0, None)
+        if before is None:
+            return 0, None
+        if before.goes_on_after is not None:
+            return before.goes_on_after, before.told
+        return (before.attempts, before.feedback) if before.is_unfinished else (0, None)
 
     def add_spent(self, path: StepPath, result: StepResult) -> None:
         """Add to a step's result what it spent before this run went on."""
@@ -505,7 +541,7 @@ class DurableJournal(StateManager):
             return
         written, calls = written_path(path), list[MeteredCall]()
         before = self._spent.get(written)
-        if before is not None and (before.is_paid or before.is_unfinished):
+        if before is not None and before.counts:
             result.cost = add_usd(result.cost, before.cost)
             result.token_counts += before.tokens
             result.attempts += before.attempts

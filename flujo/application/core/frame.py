@@ -216,7 +216,10 @@ class DurableRun(Protocol):
         ...
 
     async def leave(self, path: StepPath, held: Sequence[MeteredCall]) -> None:
-        """Keep what the attempt at a step that is under way has paid, because it goes on when the run does."""
+        """Keep what the attempt at a step that is under way has paid, because it goes on when the run does.
+
+        What the step is said to have spent after this is only how it ended.
+        """
         ...
 
     async def spend(self, path: StepPath, result: StepResult) -> None:
