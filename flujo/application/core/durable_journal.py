@@ -417,6 +417,7 @@ class DurableJournal(StateManager):
         if spent.is_unfinished:
             self._unfinished[written] = spent
         else:
+            self._unfinished.pop(written, None)
             made += self._calls_of_step.pop(written, [])
         for number in made:
             self._frontier.drop_call(written, number)
@@ -619,6 +620,8 @@ class DurableJournal(StateManager):
         if folds:
             for number in self._frontier.fold(path):
                 self._remove(number)
+            for of_attempts in (self._made_calls, self._calls_of_step, self._unfinished):
+                of_attempts.pop(path, None)
         entry = self._add(path, kind, to_json_text(data))
         await self._store(is_urgent=is_urgent)
         return entry.at
