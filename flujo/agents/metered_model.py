@@ -31,12 +31,11 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext, ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from flujo.agents.model_calls import ModelCall, end_failed, price_of, settle, warn_once
+from flujo.agents.model_calls import ModelCall, end_failed, price_of, refuse_or_doubt, settle, unbounded
 from flujo.agents.request_terms import RequestTerms
 from flujo.domain.metering import Meter, Reservation
 from flujo.domain.money import ZERO
 from flujo.domain.paying_step import PayingStep
-from flujo.exceptions import UnboundedCallError
 from flujo.utils.narrowing import is_dict, is_list
 
 _log = logging.getLogger("flujo.agents")
@@ -178,15 +177,10 @@ class MeteredModel(WrapperModel):
             return
         _, resolved = self.wrapped.prepare_request(settings, parameters)
         for tool in resolved.native_tools:
-            if tool.kind in _FREE_TOOLS:
-                continue
-            if self._meter.has_limit:
-                raise UnboundedCallError(
-                    f"nobody knows what the provider's own tool {tool.kind!r} costs, so a limit cannot hold for a "
-                    "request with it; say what a call costs at the most with Step(..., max_cost_usd=...)"
-                )
-            self._meter.doubt()
-            warn_once(f"what the provider's own tool {tool.kind!r} costs is not counted")
+            if tool.kind not in _FREE_TOOLS:
+                cost = f"what the provider's own tool {tool.kind!r} costs"
+                why = f"nobody knows {cost}, so a limit cannot hold for a request with it"
+                refuse_or_doubt(self._meter, why, f"{cost} is not counted")
 
     async def _counted(
         self,
@@ -267,13 +261,11 @@ def look_at_batch(step: PayingStep) -> None:
     Raises:
         UnboundedCallError: A limit has to hold.
     """
-    if step.meter.has_limit:
-        raise UnboundedCallError(
-            "a limit cannot hold for requests that are sent as a batch; "
-            "say what a call costs at the most with Step(..., max_cost_usd=...)"
-        )
-    step.meter.doubt()
-    warn_once("what requests cost that are sent as a batch is not counted")
+    refuse_or_doubt(
+        step.meter,
+        "a limit cannot hold for requests that are sent as a batch",
+        "what requests cost that are sent as a batch is not counted",
+    )
 
 
 def paid_by(step: PayingStep, model: Model) -> Model:
@@ -343,9 +335,8 @@ def _file_among(messages: list[ModelMessage]) -> object | None:
 
 def _refuse_unbounded(messages: list[ModelMessage]) -> None:
     if (file := _file_among(messages)) is not None:
-        raise UnboundedCallError(
-            f"nobody knows how many tokens a {type(file).__name__} is, so a limit cannot hold for a request with one; "
-            "say what a call costs at the most with Step(..., max_cost_usd=...)"
+        raise unbounded(
+            f"nobody knows how many tokens a {type(file).__name__} is, so a limit cannot hold for a request with one"
         )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
 
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 from pydantic_ai.usage import RequestUsage
@@ -16,6 +15,8 @@ from pydantic_ai.usage import RequestUsage
 from flujo.agents.prices import Price, TokenUsage, find_embedding_price, find_price, no_price
 from flujo.domain.metering import Bound, Meter, Reservation
 from flujo.domain.money import ZERO
+from flujo.exceptions import UnboundedCallError
+from flujo.utils.warn_once import warn_once
 
 _log = logging.getLogger("flujo.agents")
 
@@ -64,7 +65,7 @@ def price_of(system: str, model: str, meter: Meter, *, is_for_embeddings: bool =
     if price is None:
         if meter.has_usd_limit:
             raise no_price(name)
-        warn_once(f"no price is known for the model {name!r}: what it costs is not counted; see set_price")
+        warn_once(_log, f"no price is known for the model {name!r}: what it costs is not counted; see set_price")
     return price
 
 
@@ -118,7 +119,18 @@ def _token_usage(usage: RequestUsage) -> TokenUsage:
     )
 
 
-@cache
-def warn_once(message: str) -> None:
-    """Say something in the log, once."""
-    _log.warning("%s", message)
+def unbounded(why: str) -> UnboundedCallError:
+    """Return the error for a call for which a limit cannot hold."""
+    return UnboundedCallError(f"{why}; say what a call costs at the most with Step(..., max_cost_usd=...)")
+
+
+def refuse_or_doubt(meter: Meter, why: str, uncounted: str) -> None:
+    """Refuse a call that nobody knows the cost of, if a limit has to hold for it; say once else that it is not counted.
+
+    Raises:
+        UnboundedCallError: A limit has to hold.
+    """
+    if meter.has_limit:
+        raise unbounded(why)
+    meter.doubt()
+    warn_once(_log, uncounted)

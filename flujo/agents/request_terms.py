@@ -13,7 +13,7 @@ from pydantic_ai.profiles.anthropic import ANTHROPIC_THINKING_BUDGET_MAP
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_core import to_json
 
-from flujo.exceptions import UnboundedCallError
+from flujo.agents.model_calls import unbounded
 from flujo.utils.narrowing import is_dict
 
 DEFAULT_MAX_TOKENS = 4_096
@@ -88,10 +88,7 @@ class RequestTerms:
             UnboundedCallError: It is one.
         """
         if (reason := self._why_unbounded()) is not None:
-            raise UnboundedCallError(
-                f"a limit cannot hold for a request with {reason}; "
-                "say what a call costs at the most with Step(..., max_cost_usd=...)"
-            )
+            raise unbounded(f"a limit cannot hold for a request with {reason}")
 
     def _why_unbounded(self) -> str | None:
         """Return what it is with which nobody knows what the request costs; `None` if there is nothing."""

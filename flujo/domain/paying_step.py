@@ -4,11 +4,11 @@ import asyncio
 import logging
 from contextvars import ContextVar
 from decimal import Decimal
-from functools import cache
 from typing import Any, Protocol
 
 from flujo.domain.metering import Meter, MeteredCall
 from flujo.exceptions import UnboundedCallError
+from flujo.utils.warn_once import warn_once
 
 _log = logging.getLogger("flujo.agents")
 
@@ -68,7 +68,7 @@ def paying_step() -> PayingStep | None:
         raise UnboundedCallError(
             f"a step asks a model {where}, where no limit can hold; make the function that does async, and await it"
         )
-    _warn_once(f"what it costs if a step asks a model {where} is not counted")
+    warn_once(_log, f"what it costs if a step asks a model {where} is not counted")
     return None
 
 
@@ -77,8 +77,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-@cache
-def _warn_once(message: str) -> None:
-    _log.warning("%s", message)

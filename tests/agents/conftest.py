@@ -16,9 +16,10 @@ from tests.providers.server import Provider
 
 @pytest.fixture
 def prices(provider: Provider) -> Iterator[None]:
-    """Let `model` cost $10 and $100 a million tokens."""
-    provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
-    set_price("openai:model", input_usd_per_mtok=10, output_usd_per_mtok=100)
+    """Let `model` cost $10 and $100 a million tokens, and `small`, which makes embeddings, $20."""
+    for name, for_input, for_output in (("model", 10, 100), ("small", 20, 0)):
+        provider.price(name, input_usd_per_mtok=for_input, output_usd_per_mtok=for_output)
+        set_price(f"openai:{name}", input_usd_per_mtok=for_input, output_usd_per_mtok=for_output)
     yield
     reset_prices()
 

@@ -1,6 +1,6 @@
 """Embeddings are metered as all requests to models are."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,19 +16,12 @@ from flujo import (
     Step,
     UsageLimitExceededError,
     UsageLimits,
-    set_price,
 )
 from flujo.agents.prices import find_price, reset_prices
 from flujo.domain.results import UNCERTAIN
 from tests.providers.server import Embeddings, Hangup, HttpError, Provider
 
-
-@pytest.fixture(autouse=True)
-def _prices(provider: Provider) -> Iterator[None]:
-    provider.price("small", input_usd_per_mtok=20, output_usd_per_mtok=0)
-    set_price("openai:small", input_usd_per_mtok=20, output_usd_per_mtok=0)
-    yield
-    reset_prices()
+pytestmark = pytest.mark.usefixtures("prices")
 
 
 @pytest.fixture

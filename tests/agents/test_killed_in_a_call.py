@@ -6,29 +6,20 @@ By default 30 processes are killed in each store; `--long` kills 300.
 import asyncio
 import random
 import signal
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from flujo.agents.prices import reset_prices
 from flujo.domain.results import UNCERTAIN
 from tests.agents.calls import assert_calls_add_up
 from tests.agents.dying import ask_all, look_things_up, start, start_looking
 from tests.providers.server import Answer, Gate, Held, Provider, ReceivedRequest, Slow, Text, ToolCalls
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prices")]
 
 _ANSWER = Text("word " * 40)  # 50 tokens, $0.005 and a little
 _MOST = Decimal("0.012")  # that a request may cost
-
-
-@pytest.fixture(autouse=True)
-def _prices(provider: Provider) -> Iterator[None]:
-    provider.price("model", input_usd_per_mtok=10, output_usd_per_mtok=100)
-    yield
-    reset_prices()
 
 
 def test_a_call_in_flight_at_a_kill_is_charged_in_full(provider: Provider, database: Path | str) -> None:

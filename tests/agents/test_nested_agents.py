@@ -123,11 +123,15 @@ def _step_that_asks(where: str, ask: Ask) -> Step[Any, Any]:
     """Return a step that asks a model in one place of it."""
 
     async def function(data: str) -> str:
-        return str(await ask(f"function {data}")) if where == "function" else data
+        return data
 
     match where:
         case "function":
-            return Step("step", function)
+
+            async def asks(data: str) -> str:
+                return str(await ask(f"function {data}"))
+
+            return Step("step", asks)
         case "branches of a function":
 
             async def at_once(data: str) -> str:

@@ -21,31 +21,10 @@ from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.metering import Bound, BoundedCall, FixedCall
 from flujo.domain.money import ZERO
 from flujo.exceptions import RefusedCallError
+from tests.application.core.bounded_calls import Shrinking, of_units
 
 _SCHEDULES = 100_000
 _MOST_SCHEDULES = 1_000_000
-_UNITS = [Bound(Decimal(number) / 100, number) for number in range(200)]
-"""Calls cost a cent for each token, so that both limits matter."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Shrinking:
-    """A call that may be made smaller, down to its fewest units."""
-
-    fewest: int
-    most: int
-
-    @property
-    def least(self) -> Bound:
-        return _UNITS[self.fewest]
-
-    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
-        units = self.most
-        if usd is not None:
-            units = min(units, int(usd * 100))
-        if tokens is not None:
-            units = min(units, tokens)
-        return _UNITS[units] if units >= self.fewest else None
 
 
 @dataclass(slots=True, eq=False)
@@ -170,7 +149,7 @@ class _Schedule:
         chance = self.chance
         most = chance.randint(1, 60)
         call: BoundedCall = (
-            FixedCall(_UNITS[most]) if chance.random() < 0.5 else _Shrinking(chance.randint(1, most), most)
+            FixedCall(of_units(most)) if chance.random() < 0.5 else Shrinking(chance.randint(1, most), most)
         )
         level = chance.choice(self.levels)
         limited = frozenset(
@@ -228,7 +207,7 @@ class _Schedule:
             case "settle":
                 units = self.chance.randint(0, held.bound.tokens)
                 self._charge(call, units)
-                held.settle(_UNITS[units].cost, units)
+                held.settle(of_units(units).cost, units)
             case "lose":
                 self._charge(call, held.bound.tokens)
                 held.lose()

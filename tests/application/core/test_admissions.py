@@ -15,34 +15,11 @@ from flujo.application.core.usage_governor import UsageGovernor
 from flujo.domain.metering import Bound, BoundedCall, FixedCall, Reservation
 from flujo.domain.money import ZERO
 from flujo.exceptions import RefusedCallError
-
-
-@dataclass(frozen=True)
-class Shrinking:
-    """A call that costs a cent and a token each for any number of units, from the fewest to the most."""
-
-    fewest: int
-    most: int
-
-    @property
-    def least(self) -> Bound:
-        return _units(self.fewest)
-
-    def within(self, usd: Decimal | None, tokens: int | None) -> Bound | None:
-        units = self.most
-        if usd is not None:
-            units = min(units, int(usd * 100))
-        if tokens is not None:
-            units = min(units, tokens)
-        return _units(units) if units >= self.fewest else None
-
-
-def _units(number: int) -> Bound:
-    return Bound(Decimal(number) / 100, number)
+from tests.application.core.bounded_calls import Shrinking, of_units
 
 
 def _cents(number: int) -> FixedCall:
-    return FixedCall(_units(number))
+    return FixedCall(of_units(number))
 
 
 def _run(limit_cents: int | None = None, breaches: list[str] | None = None) -> UsageGovernor:
@@ -121,7 +98,7 @@ async def test_a_call_is_made_smaller_if_money_is_short() -> None:
 
     first.settle(Decimal("0.1"), 10)
 
-    assert (await asyncio.wait_for(short, 1)).bound == _units(90)
+    assert (await asyncio.wait_for(short, 1)).bound == of_units(90)
 
 
 async def test_tokens_are_set_aside_like_dollars() -> None:
@@ -129,7 +106,7 @@ async def test_tokens_are_set_aside_like_dollars() -> None:
     step = _below(_run(100), 100, 30)
 
     held = await step.reserve(Shrinking(5, 200))
-    assert held.bound == _units(30)
+    assert held.bound == of_units(30)
     held.settle(Decimal("0.1"), 28)
 
     with pytest.raises(RefusedCallError, match="a step has 2 tokens left, and the next call may use 5"):
@@ -222,7 +199,7 @@ async def test_limits_that_are_checked_afterwards_admit_everything() -> None:
     held = [await asyncio.wait_for(run.reserve(_cents(40)), 1) for _ in range(3)]
 
     assert run.reserved_cost == Decimal("1.2")
-    assert [each.bound for each in held] == [_units(40)] * 3
+    assert [each.bound for each in held] == [of_units(40)] * 3
 
 
 async def test_nearly_all_of_a_limit_can_be_spent() -> None:
@@ -332,7 +309,7 @@ def test_no_interleaving_passes_a_limit(tree: list[tuple[int, int | None, int | 
             assert forest.is_ruled_out(number, shrinking.least)
             return
         forest.check()
-        assert _units(fewest).cost <= held.bound.cost <= _units(fewest + more).cost
+        assert of_units(fewest).cost <= held.bound.cost <= of_units(fewest + more).cost
         try:
             await _turns(during)
         except asyncio.CancelledError:
@@ -340,7 +317,7 @@ def test_no_interleaving_passes_a_limit(tree: list[tuple[int, int | None, int | 
             raise
         used = held.bound.tokens * per_cent // 100
         actions: dict[_Ending, Callable[[], None]] = {
-            "settle": lambda: held.settle(_units(used).cost, used),
+            "settle": lambda: held.settle(of_units(used).cost, used),
             "release": held.release,
             "lose": held.lose,
         }
